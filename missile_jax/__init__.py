@@ -1,0 +1,51 @@
+"""Many Flax models on one accelerator: see `Runtime` and `serve`."""
+
+from missile_jax._native import __version__
+from missile_jax.engine.multiplexer import LaunchRecord
+from missile_jax.errors import (
+    ConfigError,
+    DeadlineExceededError,
+    DeviceMemoryError,
+    InvalidInputError,
+    MissileError,
+    ModelError,
+    ModelExistsError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelRaisedError,
+    QueueFullError,
+    RequestError,
+    RuntimeClosedError,
+    UnsupportedShapeError,
+)
+from missile_jax.runtime import Runtime
+from missile_jax.schedule.policies import Concurrent, Fifo, Missile
+from missile_jax.spec import SLO, Model, ModelInfo, Priority, TensorSpec
+
+__all__ = [
+    "SLO",
+    "Concurrent",
+    "ConfigError",
+    "DeadlineExceededError",
+    "DeviceMemoryError",
+    "Fifo",
+    "InvalidInputError",
+    "LaunchRecord",
+    "Missile",
+    "MissileError",
+    "Model",
+    "ModelError",
+    "ModelExistsError",
+    "ModelInfo",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "ModelRaisedError",
+    "Priority",
+    "QueueFullError",
+    "RequestError",
+    "Runtime",
+    "RuntimeClosedError",
+    "TensorSpec",
+    "UnsupportedShapeError",
+    "__version__",
+]

@@ -1,0 +1,180 @@
+"""What can be configured: one strict model. A key it does not know is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+from missile_jax.errors import ConfigError
+from missile_jax.schedule.policies import Missile, make_policy, policy_names
+from missile_jax.schedule.view import Policy
+from missile_jax.spec import SLO, Model
+
+Sizes = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _known_policy(name: str) -> str:
+    return _one_of(name, policy_names())
+
+
+def _known_zoo_model(name: str) -> str:
+    return _one_of(name, zoo().names())
+
+
+def zoo() -> ModuleType:
+    """The module of the zoo. Raises ConfigError where its packages are not installed."""
+    try:
+        return importlib.import_module("missile_jax.models")
+    except ImportError as error:
+        raise ConfigError(f"the zoo needs missile-jax[zoo]: {error}") from None
+
+
+def _model_name(name: str) -> str:
+    return Model(name, model=None, example=()).name
+
+
+def _factory(reference: str) -> str:
+    _import(reference)
+    return reference
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HttpConfig(_Section):
+    """Where and how HTTP is served; see `missile_jax.server.serve.HttpServer`."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**10
+    drain_s: Positive = 30.0
+
+
+class SLOConfig(_Section):
+    """See `missile_jax.SLO`."""
+
+    deadline_ms: Positive
+    percentile: Annotated[float, Field(gt=0, lt=1)] = 0.99
+
+
+class ModelConfig(_Section):
+    """One model: where it comes from, and options of `missile_jax.Model`.
+
+    zoo: name of a model of `missile_jax.models`.
+    factory: ``"package.module:function"``; the function takes nothing and gives a
+        `missile_jax.Model`, or anything with `module`, `variables` and `example` as the zoo does.
+
+    An option that is left out is the model's own.
+    """
+
+    zoo: Annotated[str, AfterValidator(_known_zoo_model)] | None = None
+    factory: Annotated[str, AfterValidator(_factory)] | None = Field(None, validate_default=True)
+    priority: Literal["latency", "best_effort"] | None = None
+    slo: SLOConfig | None = None
+    buckets: Sizes | None = None
+    lengths: Sizes | None = None
+    tenant: Annotated[str, Field(min_length=1)] | None = None
+    weight: Positive | None = None
+    queue_limit: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("factory")
+    @classmethod
+    def _one_source(cls, factory: str | None, info: ValidationInfo) -> str | None:
+        if "zoo" in info.data and (factory is None) == (info.data["zoo"] is None):
+            raise ValueError("give exactly one of zoo and factory")
+        return factory
+
+    def build(self, name: str) -> Model:
+        """The model, under `name`. Fetches weights of a zoo model; runs the factory otherwise.
+
+        Raises ConfigError if the factory gives anything but a model.
+        """
+        options = self.model_dump(exclude_none=True, exclude={"zoo", "factory"})
+        if self.slo is not None:
+            options["slo"] = SLO(self.slo.deadline_ms, self.slo.percentile)
+        if self.zoo is not None:
+            made = zoo().load(self.zoo)
+        else:
+            made = _import(str(self.factory))()
+        if isinstance(made, Model):
+            return dataclasses.replace(made, name=name, **options)
+        if not all(hasattr(made, part) for part in ("module", "variables", "example")):
+            raise ConfigError(
+                f"models.{name}.factory={self.factory!r} gave a {type(made).__name__}; it must "
+                "give a missile_jax.Model, or an object with module, variables and example"
+            )
+        return Model(name, made.module, made.variables, example=made.example, **options)
+
+
+class Config(_Section):
+    """Everything ``missile serve`` can be told.
+
+    be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
+        ones ask for all of it.
+    """
+
+    policy: Annotated[str, AfterValidator(_known_policy)] = "missile"
+    be_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    http: HttpConfig = HttpConfig()
+    models: Annotated[
+        dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
+    ]
+
+    @field_validator("be_floor")
+    @classmethod
+    def _floor_is_kept(cls, floor: float, info: ValidationInfo) -> float:
+        if floor and info.data.get("policy", "missile") != "missile":
+            raise ValueError(f"policy {info.data['policy']!r} keeps no floor; only 'missile' does")
+        return floor
+
+    def build_policy(self) -> Policy:
+        """The policy with its options, for `Runtime`."""
+        if self.policy == "missile":
+            return Missile(best_effort_floor=self.be_floor)
+        return make_policy(self.policy)
+
+    def to_yaml(self) -> str:
+        """The configuration as a file that loads to an equal one."""
+        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False)
+
+
+def _one_of(name: str, allowed: Iterable[str]) -> str:
+    if name not in allowed:
+        raise ValueError(hint(name, allowed))
+    return name
+
+
+def hint(name: str, allowed: Iterable[str]) -> str:
+    """What may stand in place of `name`, the closest first."""
+    close = difflib.get_close_matches(name, allowed, 1)
+    return f"{f'did you mean {close[0]!r}? ' if close else ''}allowed: {', '.join(allowed)}"
+
+
+def _import(reference: str) -> Any:
+    module, colon, attribute = reference.partition(":")
+    if not (colon and module and attribute):
+        raise ValueError("must be 'package.module:function'")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot be imported: {error}") from None
+    if not callable(found):
+        raise ValueError(f"must name a function, {attribute!r} is a {type(found).__name__}")
+    return found

@@ -1,0 +1,1 @@
+"""Makes it so: decides, launches, completes."""

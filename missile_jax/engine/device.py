@@ -1,0 +1,166 @@
+"""What runs pieces of jobs: the contract, and the XLA device in its two ways of running."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from missile_jax.engine.job import Job, Piece
+from missile_jax.engine.request import Request
+
+# Called when a piece has run, with what it raised or None.
+Finished = Callable[[Piece, BaseException | None], None]
+
+
+class Device(Protocol):
+    """Runs pieces. `launch` never runs one itself; `finished` is called once for each.
+
+    simulated: whether results are made up.
+    autonomous: whether pieces run by themselves; otherwise `pump` runs the next one.
+    """
+
+    simulated: bool
+    autonomous: bool
+
+    def launch(self, piece: Piece, finished: Finished) -> None: ...
+
+    def pump(self) -> bool:
+        """Runs or awaits the next piece. False if there is none."""
+        ...
+
+    def attend(self, request: Request) -> AbstractContextManager[Callable[[], None]]:
+        """For a thread that submits `request` and then has nothing to do but wait for it.
+
+        The block submits; what it is given then runs pieces of the request's job on this thread,
+        as long as they are launched from it. That spares two switches of threads.
+        """
+        ...
+
+    def answers(self, job: Job) -> list[Any]:
+        """The results of a job that has run, one for each of its requests."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class InlineDevice:
+    """XLA, one piece at a time, on whatever thread calls `pump`: for a loop of the user's own."""
+
+    simulated = False
+    autonomous = False
+
+    def __init__(self) -> None:
+        self._pending: SimpleQueue[tuple[Piece, Finished]] = SimpleQueue()
+
+    def launch(self, piece: Piece, finished: Finished) -> None:
+        self._pending.put((piece, finished))
+
+    def pump(self) -> bool:
+        if self._pending.empty():
+            return False
+        piece, finished = self._pending.get()
+        finished(piece, _run(piece))
+        return True
+
+    @contextmanager
+    def attend(self, request: Request) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+    def answers(self, job: Job) -> list[Any]:
+        return job.answers()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class _Own(threading.local):
+    """What a thread that attends to a request has to run."""
+
+    request: Request | None = None
+    work: tuple[Piece, Finished] | None = None
+
+
+class LaneDevice:
+    """XLA, each piece in flight on a thread of its own.
+
+    A lane is a thread that launches a piece, blocks until it is ready and reports. The lane that
+    was free last is taken first: what a finished piece makes possible runs on the same thread,
+    without a switch.
+    """
+
+    simulated = False
+    autonomous = True
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._own = _Own()
+        self._free: list[SimpleQueue[tuple[Piece, Finished] | None]] = []
+        self._lanes: list[tuple[threading.Thread, SimpleQueue[tuple[Piece, Finished] | None]]] = []
+
+    def launch(self, piece: Piece, finished: Finished) -> None:
+        own = self._own
+        if own.request is not None and piece.job.requests[0] is own.request:
+            own.work = (piece, finished)
+            return
+        with self._lock:
+            lane = self._free.pop() if self._free else self._new_lane()
+        lane.put((piece, finished))
+
+    def pump(self) -> bool:
+        return False
+
+    @contextmanager
+    def attend(self, request: Request) -> Iterator[Callable[[], None]]:
+        self._own.request = request
+        try:
+            yield self._work
+        finally:
+            self._own.request = None
+
+    def _work(self) -> None:
+        while (work := self._own.work) is not None:
+            self._own.work = None
+            piece, finished = work
+            finished(piece, _run(piece))
+
+    def answers(self, job: Job) -> list[Any]:
+        return job.answers()
+
+    def close(self) -> None:
+        """Ends the lanes once what they run is done."""
+        with self._lock:
+            lanes, self._lanes = self._lanes, []
+        for _, lane in lanes:
+            lane.put(None)
+        for thread, _ in lanes:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _new_lane(self) -> SimpleQueue[tuple[Piece, Finished] | None]:
+        lane: SimpleQueue[tuple[Piece, Finished] | None] = SimpleQueue()
+        name = f"missile-lane-{len(self._lanes)}"
+        thread = threading.Thread(target=self._serve, args=(lane,), name=name, daemon=True)
+        self._lanes.append((thread, lane))
+        thread.start()
+        return lane
+
+    def _serve(self, lane: SimpleQueue[tuple[Piece, Finished] | None]) -> None:
+        while (work := lane.get()) is not None:
+            piece, finished = work
+            error = _run(piece)
+            with self._lock:
+                self._free.append(lane)
+            finished(piece, error)
+            # A piece holds arrays: do not keep them while the lane waits.
+            del work, piece, finished, error
+
+
+def _run(piece: Piece) -> BaseException | None:
+    try:
+        piece.run()
+    except BaseException as error:  # noqa: BLE001 - whatever a model raises belongs to its request
+        return error
+    return None

@@ -1,0 +1,83 @@
+"""A batch of requests on its way through a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from missile_jax.engine.request import Request
+from missile_jax.program.plan import Plan, Segment
+from missile_jax.program.program import Program
+
+
+class Job:
+    """Requests of one model that run together, piece by piece.
+
+    Inputs are stacked when the first piece starts, on the thread that launches it.
+    """
+
+    __slots__ = ("_program", "_slots", "compute_ns", "plan", "position", "requests", "rows")
+
+    def __init__(self, program: Program, requests: Sequence[Request]) -> None:
+        self._program = program
+        self._slots: list[Any] | None = None
+        self.requests = list(requests)
+        self.rows = sum(r.rows for r in requests)
+        self.plan: Plan = program.plan_for(self.rows, requests[0].length)
+        self.position = 0
+        self.compute_ns = 0
+
+    @property
+    def done(self) -> bool:
+        return self.position == len(self.plan.segments)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for a result."""
+        return any(not r.abandoned for r in self.requests)
+
+    def piece(self, whole: bool) -> Piece:
+        """What to launch next; `whole` counts only before the first segment."""
+        if whole and self.position == 0:
+            return Piece(self, self.plan.whole, -1)
+        return Piece(self, self.plan.segments[self.position], self.position)
+
+    def run(self, segment: Segment) -> None:
+        """Launches `segment` and returns when its results are there."""
+        if self._slots is None:
+            inputs = self._program.stack([r.inputs for r in self.requests], self.rows)
+            self._slots = self.plan.start(inputs)
+        for result in segment.run(self._program.leaves, self._slots):
+            result.block_until_ready()
+
+    def advance(self, piece: Piece) -> None:
+        """`piece` has run."""
+        self.position = len(self.plan.segments) if piece.index < 0 else piece.index + 1
+
+    def answers(self) -> list[Any]:
+        """The result of each request."""
+        assert self._slots is not None
+        leaves = self._program.unstack(
+            self.plan.results(self._slots),
+            [r.rows for r in self.requests],
+            [r.actual_length for r in self.requests],
+        )
+        return [r.finish(one) for r, one in zip(self.requests, leaves, strict=True)]
+
+
+class Piece:
+    """One launch: a segment of a job, or all of it.
+
+    index: of the segment; -1 for the whole plan.
+    """
+
+    __slots__ = ("index", "job", "segment", "started_ns")
+
+    def __init__(self, job: Job, segment: Segment, index: int) -> None:
+        self.job = job
+        self.segment = segment
+        self.index = index
+        self.started_ns = 0
+
+    def run(self) -> None:
+        self.job.run(self.segment)

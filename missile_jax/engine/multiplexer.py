@@ -1,0 +1,350 @@
+"""The engine: decides what to launch, launches it, completes it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jax.errors import JaxRuntimeError
+
+from missile_jax.engine.clock import Clock
+from missile_jax.engine.device import Device
+from missile_jax.engine.job import Job, Piece
+from missile_jax.engine.request import NEVER_NS, Request
+from missile_jax.engine.table import Served, Table
+from missile_jax.errors import (
+    DeadlineExceededError,
+    DeviceMemoryError,
+    MissileError,
+    ModelRaisedError,
+    QueueFullError,
+    RuntimeClosedError,
+)
+from missile_jax.schedule.view import Launch, Policy
+
+# Deadlines kept before those of requests that are done are swept out.
+_SWEEP_ABOVE = 4096
+_LONGEST_SLEEP_S = 3600.0
+
+# A request with what its future is to be set to: an answer or an error.
+Outcome = tuple[Request, Any, BaseException | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """A piece that has run, for timelines and replays. index: segment; -1 for a whole plan."""
+
+    model: str
+    latency: bool
+    index: int
+    rows: int
+    started_ns: int
+    ended_ns: int
+
+
+class Multiplexer:
+    """Shares one device among models, as a policy says.
+
+    `submit` queues a request; `step` asks the policy and launches pieces; the device reports each
+    piece to `_finished`, which goes on with the job or answers its requests, and launches again.
+    All state is behind one lock. Futures are set outside of it, since that runs users' callbacks.
+
+    observer: called with a LaunchRecord after each piece, under the lock: it must be quick.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        policy: Policy,
+        clock: Clock,
+        observer: Callable[[LaunchRecord], None] | None = None,
+    ) -> None:
+        self.device = device
+        self.policy = policy
+        self.clock = clock
+        self.observer = observer
+        self.table = Table()
+        self.lock = threading.RLock()
+        self._idle = threading.Condition(self.lock)
+        self._sooner = threading.Condition(self.lock)
+        self._deadlines: list[tuple[int, int, Request]] = []
+        self._sweep_above = _SWEEP_ABOVE
+        self._order = itertools.count()
+        self._closed: MissileError | None = None
+
+    def submit(self, request: Request) -> None:
+        """Queues `request`. Raises ModelNotFoundError, QueueFullError, RuntimeClosedError."""
+        with self.lock:
+            self.check_open()
+            served = self.table[request.model]
+            if served.queue.full:
+                served.stats.reject_count += 1
+                raise QueueFullError(
+                    f"model {request.model!r}: {len(served.queue)} requests wait already, "
+                    f"which is the limit"
+                )
+            self.table.arrived(served, request)
+            if request.deadline_ns != NEVER_NS:
+                self._watch(request)
+        if self.device.autonomous:
+            self.step()
+
+    def run(self, request: Request) -> None:
+        """`submit` for a thread that will wait: it may run the request's pieces itself."""
+        with self.device.attend(request) as work:
+            self.submit(request)
+            work()
+
+    def step(self) -> bool:
+        """Decides, launches, and completes if the device does not do so by itself.
+
+        Returns whether anything was launched or completed.
+        """
+        outcomes: list[Outcome] = []
+        with self.lock:
+            self._expire(outcomes)
+            launched = self._launch(outcomes)
+        _resolve(outcomes)
+        return self.device.pump() or launched
+
+    def _launch(self, outcomes: list[Outcome]) -> bool:
+        if self._closed or not self.table.waiting:
+            return False
+        now_ns, launched = self.clock.now_ns(), False
+        try:
+            for launch in self.policy.decide(self.table.view(now_ns)):
+                served = self.table[launch.model]
+                piece = self._piece(served, launch, now_ns)
+                self.device.launch(piece, partial(self._finished, served))
+                launched = True
+        except Exception as error:  # noqa: BLE001 - a policy may be the user's
+            self._closed = RuntimeClosedError(f"policy {self.policy.name!r} failed: {error!r}")
+            self._closed.__cause__ = error
+            self._drop_all(self._closed, outcomes)
+        return launched
+
+    def _piece(self, served: Served, launch: Launch, now_ns: int) -> Piece:
+        if served.paused:
+            job = served.paused.popleft()
+        else:
+            batch = served.queue.take_batch(served.program.max_rows)
+            if not batch:
+                raise ValueError(f"it launched {launch.model!r}, which has no work")
+            for request in batch:
+                request.started_ns = now_ns
+            job = Job(served.program, batch)
+        piece = job.piece(launch.whole)
+        piece.started_ns = now_ns
+        self.table.launched(served)
+        return piece
+
+    def _finished(self, served: Served, piece: Piece, error: BaseException | None) -> None:
+        """`piece` has run: goes on with its job or answers its requests, then launches again."""
+        job = piece.job
+        outcomes: list[Outcome] = []
+        with self.lock:
+            now_ns = self.clock.now_ns()
+            self.table.ended(served, piece, now_ns)
+            self._observe(served, piece, now_ns)
+            job.advance(piece)
+            if error is not None:
+                _fail(served, job.requests, _model_error(served.name, error), now_ns, outcomes)
+            elif job.done:
+                _count(served, job, now_ns)
+            elif self._closed or not self.table.has(served):
+                why = self._closed or _unloaded(served.name)
+                _fail(served, job.requests, why, now_ns, outcomes)
+            else:
+                served.paused.append(job)
+            self.table.settle(served)
+            self._expire(outcomes)
+            self._launch(outcomes)
+            if self.table.idle:
+                self._idle.notify_all()
+        if error is None and job.done:
+            outcomes += self._answers(job)
+        _resolve(outcomes)
+
+    def _answers(self, job: Job) -> list[Outcome]:
+        try:
+            answers = self.device.answers(job)
+        except Exception as error:  # noqa: BLE001 - fetching results may fail like running does
+            failed = _model_error(job.requests[0].model, error)
+            return [(r, None, failed) for r in job.requests]
+        return [(r, a, None) for r, a in zip(job.requests, answers, strict=True)]
+
+    def _observe(self, served: Served, piece: Piece, now_ns: int) -> None:
+        if self.observer is not None:
+            self.observer(
+                LaunchRecord(
+                    served.name,
+                    served.latency,
+                    piece.index,
+                    piece.job.rows,
+                    piece.started_ns,
+                    now_ns,
+                )
+            )
+
+    # Every other way out.
+
+    def cancelled(self, request: Request) -> None:
+        """The future of `request` was cancelled: drops it from its queue or its job."""
+        with self.lock:
+            served = self._abandon(request)
+            if served is not None:
+                served.stats.cancel_count += 1
+            self._idle.notify_all()
+
+    def _abandon(self, request: Request) -> Served | None:
+        request.abandoned = True
+        served = self.table.find(request.model)
+        if served is not None:
+            served.queue.remove(request)
+            self.table.settle(served)
+        return served
+
+    def _watch(self, request: Request) -> None:
+        if len(self._deadlines) > self._sweep_above:
+            # Requests that are done leave the heap only when their time comes: help them out.
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
+            heapq.heapify(self._deadlines)
+            self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self._deadlines))
+        heapq.heappush(self._deadlines, (request.deadline_ns, next(self._order), request))
+        if self._deadlines[0][2] is request:
+            self._sooner.notify()
+
+    def _expire(self, outcomes: list[Outcome]) -> None:
+        while self._deadlines and self._deadlines[0][0] <= self.clock.now_ns():
+            _, _, request = heapq.heappop(self._deadlines)
+            if request.abandoned or request.future.done():
+                continue
+            served = self._abandon(request)
+            if served is not None:
+                served.stats.expire_count += 1
+            outcomes.append((request, None, _late(request)))
+
+    def wait_for_deadline(self) -> bool:
+        """Sleeps until a deadline passes or the engine is closed, then expires what is late.
+
+        Returns False once closed: the body of the loop of a thread that guards deadlines.
+        """
+        outcomes: list[Outcome] = []
+        with self.lock:
+            if not self._closed:
+                next_ns = self._deadlines[0][0] if self._deadlines else NEVER_NS
+                sleep_s = min((next_ns - self.clock.now_ns()) / 1e9, _LONGEST_SLEEP_S)
+                if sleep_s > 0:
+                    self._sooner.wait(sleep_s)
+            self._expire(outcomes)
+            self._idle.notify_all()
+            going_on = self._closed is None
+        _resolve(outcomes)
+        return going_on
+
+    def wait_idle(self, timeout_s: float | None) -> bool:
+        """Blocks until nothing waits or runs. False if that took longer than `timeout_s`."""
+        with self.lock:
+            return self._idle.wait_for(lambda: self.table.idle, timeout_s)
+
+    def add(self, served: Served) -> None:
+        """Serves a model. Raises ModelExistsError, RuntimeClosedError."""
+        with self.lock:
+            self.check_open()
+            self.table.add(served)
+
+    def remove(self, name: str) -> None:
+        """Takes a model out: what waits fails, what runs stops at the next segment."""
+        outcomes: list[Outcome] = []
+        with self.lock:
+            served = self.table.remove(name)
+            self._drop_waiting(served, _unloaded(name), outcomes)
+            self._idle.notify_all()
+        _resolve(outcomes)
+
+    def close(self) -> None:
+        """Fails what waits, lets what is on the device end, and ends the device."""
+        outcomes: list[Outcome] = []
+        with self.lock:
+            self._closed = self._closed or RuntimeClosedError("the runtime was closed")
+            self._drop_all(self._closed, outcomes)
+            self._sooner.notify_all()
+            self._idle.notify_all()
+        _resolve(outcomes)
+        while self.device.pump():
+            pass
+        self.device.close()
+
+    def check_open(self) -> None:
+        """Raises RuntimeClosedError after `close`."""
+        if self._closed:
+            raise RuntimeClosedError(str(self._closed)) from self._closed.__cause__
+
+    def _drop_all(self, error: MissileError, outcomes: list[Outcome]) -> None:
+        for served in self.table:
+            self._drop_waiting(served, error, outcomes)
+
+    def _drop_waiting(self, served: Served, error: MissileError, outcomes: list[Outcome]) -> None:
+        now_ns = self.clock.now_ns()
+        for job in served.paused:
+            _fail(served, job.requests, error, now_ns, outcomes)
+        served.paused.clear()
+        _fail(served, served.queue.clear(), error, now_ns, outcomes)
+        self.table.settle(served)
+
+
+def _count(served: Served, job: Job, now_ns: int) -> None:
+    served.stats.executed(job.rows, job.compute_ns)
+    for request in job.requests:
+        if not request.abandoned:
+            queued_ns = request.started_ns - request.arrival_ns
+            served.stats.succeeded(now_ns - request.arrival_ns, queued_ns, served.slo_ns)
+
+
+def _fail(
+    served: Served,
+    requests: Iterable[Request],
+    error: MissileError,
+    now_ns: int,
+    outcomes: list[Outcome],
+) -> None:
+    for request in requests:
+        if not request.abandoned:
+            served.stats.failed(now_ns - request.arrival_ns)
+            outcomes.append((request, None, error))
+
+
+def _resolve(outcomes: list[Outcome]) -> None:
+    """Sets futures; one that was cancelled or is late keeps what it has."""
+    for request, answer, error in outcomes:
+        request.inputs = ()
+        request.future.resolve(answer, error)
+
+
+def _unloaded(name: str) -> MissileError:
+    return RuntimeClosedError(f"model {name!r} was unloaded before the request was done")
+
+
+def _late(request: Request) -> MissileError:
+    allowed_ms = (request.deadline_ns - request.arrival_ns) / 1e6
+    state = "while it ran" if request.started_ns else "while it waited"
+    return DeadlineExceededError(
+        f"model {request.model!r}: the deadline of {allowed_ms:.1f} ms passed {state}"
+    )
+
+
+def _model_error(name: str, error: BaseException) -> MissileError:
+    first = str(error).strip().partition("\n")[0]
+    kind = ModelRaisedError
+    if isinstance(error, MemoryError) or (
+        isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    ):
+        kind = DeviceMemoryError
+    failed = kind(f"model {name!r} failed while it ran: {type(error).__name__}: {first:.300}")
+    failed.__cause__ = error
+    return failed

@@ -1,0 +1,69 @@
+"""One request: what was asked, when, and the future that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Later than any clock says: no deadline.
+NEVER_NS = 2**62
+
+
+class RequestFuture(Future):
+    """A future that can be cancelled until its result is there, also while its model runs.
+
+    It stays pending all the while. `cancel` tells the engine, which drops the request from its
+    queue, or its job at the next segment boundary if nobody else waits for it.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_cancel = on_cancel
+
+    def cancel(self) -> bool:
+        first = not self.cancelled()
+        done = super().cancel()
+        if done and first:
+            self._on_cancel()
+        return done
+
+    def resolve(self, result: Any = None, error: BaseException | None = None) -> bool:
+        """Sets the result or error; False if the future was done or cancelled before."""
+        try:
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+        except InvalidStateError:
+            return False
+        return True
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Request:
+    """A request in the engine.
+
+    inputs: leaves [B, ...] padded to the length bucket.
+    rows: B. length: the bucket. actual_length: before padding; 0 without sequences.
+    deadline_ns: when its future fails with DeadlineExceededError, NEVER_NS for never.
+    due_ns: when it should be done, for the order of latency-sensitive requests.
+    abandoned: cancelled or late: nobody waits for its result.
+    finish: makes the future's result of the output leaves.
+    """
+
+    model: str
+    inputs: Sequence[np.ndarray]
+    rows: int
+    length: int
+    actual_length: int
+    arrival_ns: int
+    deadline_ns: int
+    due_ns: int
+    finish: Callable[[list[np.ndarray]], Any]
+    future: RequestFuture
+    started_ns: int = 0
+    abandoned: bool = False

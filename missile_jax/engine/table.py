@@ -1,0 +1,170 @@
+"""The models that are served, what waits of each, and who had how much of the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from missile_jax.engine.job import Job, Piece
+from missile_jax.engine.request import Request
+from missile_jax.engine.stats import ModelStats
+from missile_jax.errors import ModelExistsError, ModelNotFoundError
+from missile_jax.program.program import Program
+from missile_jax.schedule.queue import RequestQueue
+from missile_jax.schedule.shares import ClassShare, FairShare
+from missile_jax.schedule.view import ModelView, View
+from missile_jax.spec import Priority
+
+# Long before any arrival: no latency-sensitive request was seen yet.
+_LONG_AGO_NS = -(2**62)
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """A loaded model.
+
+    weight: share of device time among best-effort models. slo_ns: None without an objective.
+    paused: jobs between two segments. in_flight: pieces on the device.
+    """
+
+    program: Program
+    weight: float
+    queue: RequestQueue[Request]
+    paused: deque[Job] = field(default_factory=deque)
+    in_flight: int = 0
+    stats: ModelStats = field(default_factory=ModelStats)
+    name: str = field(init=False)
+    latency: bool = field(init=False)
+    slo_ns: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        info = self.program.info
+        self.name = info.name
+        self.latency = info.priority is Priority.LATENCY
+        self.slo_ns = None if info.slo is None else round(info.slo.deadline_ms * 1e6)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.in_flight or self.paused or self.queue)
+
+    def view(self, vruntime_ns: float) -> ModelView:
+        head = self.queue.head()
+        first = self.paused[0].requests[0] if self.paused else head
+        return ModelView(
+            self.name,
+            self.latency,
+            len(self.queue),
+            len(self.paused),
+            self.in_flight,
+            first.arrival_ns if first is not None else 0,
+            head.due_ns if head is not None else 0,
+            vruntime_ns,
+        )
+
+
+class Table:
+    """All models, and the accounts that policies decide by. Not locked: the engine's lock is."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Served] = {}
+        self._active: dict[str, Served] = {}
+        self._fair = FairShare()
+        self._classes = ClassShare()
+        self._latency_in_flight = 0
+        self._best_effort_in_flight = 0
+        self._last_latency_ns = _LONG_AGO_NS
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._models.values())
+
+    def __getitem__(self, name: str) -> Served:
+        """Raises ModelNotFoundError."""
+        try:
+            return self._models[name]
+        except KeyError:
+            loaded = ", ".join(sorted(self._models)) or "none"
+            raise ModelNotFoundError(f"no model named {name!r}; loaded: {loaded}") from None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no model has anything waiting or running."""
+        return not (self._active or self._latency_in_flight or self._best_effort_in_flight)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any model has something queued, paused or in flight."""
+        return bool(self._active)
+
+    def check_free(self, name: str) -> None:
+        """Raises ModelExistsError."""
+        if name in self._models:
+            raise ModelExistsError(f"a model named {name!r} is loaded; unload it first")
+
+    def add(self, served: Served) -> None:
+        """Raises ModelExistsError."""
+        self.check_free(served.name)
+        self._models[served.name] = served
+
+    def remove(self, name: str) -> Served:
+        """Raises ModelNotFoundError."""
+        served = self[name]
+        del self._models[name]
+        self._active.pop(name, None)
+        self._fair.forget(name)
+        return served
+
+    def find(self, name: str) -> Served | None:
+        return self._models.get(name)
+
+    def has(self, served: Served) -> bool:
+        """Whether this very model is loaded, not a later one of its name."""
+        return self._models.get(served.name) is served
+
+    def view(self, now_ns: int) -> View:
+        vruntime_ns = self._fair.vruntime_ns
+        return View(
+            now_ns,
+            tuple(s.view(0.0 if s.latency else vruntime_ns(s.name)) for s in self._active.values()),
+            self._latency_in_flight,
+            self._best_effort_in_flight,
+            self._last_latency_ns,
+            self._classes.best_effort(),
+        )
+
+    def arrived(self, served: Served, request: Request) -> None:
+        served.queue.push(request)
+        self._active[served.name] = served
+        if served.latency:
+            self._last_latency_ns = request.arrival_ns
+        else:
+            self._fair.wake(served.name)
+
+    def launched(self, served: Served) -> None:
+        served.in_flight += 1
+        if served.latency:
+            self._latency_in_flight += 1
+        else:
+            self._best_effort_in_flight += 1
+
+    def ended(self, served: Served, piece: Piece, now_ns: int) -> None:
+        """Charges the time since `piece` was launched."""
+        duration_ns = now_ns - piece.started_ns
+        piece.job.compute_ns += duration_ns
+        served.in_flight -= 1
+        served.stats.launch_count += 1
+        self._classes.charge(served.latency, duration_ns)
+        if served.latency:
+            self._latency_in_flight -= 1
+            self._last_latency_ns = now_ns
+        else:
+            self._best_effort_in_flight -= 1
+            self._fair.charge(served.name, duration_ns, served.weight)
+
+    def settle(self, served: Served) -> None:
+        """Drops jobs that nobody waits for; a model with nothing left leaves the view."""
+        if served.paused and not all(job.wanted for job in served.paused):
+            served.paused = deque(job for job in served.paused if job.wanted)
+        if served.idle and self._active.get(served.name) is served:
+            del self._active[served.name]
+            self._fair.sleep(served.name)

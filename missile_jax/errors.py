@@ -1,0 +1,77 @@
+"""Every error this package raises on purpose.
+
+    MissileError
+    ├── ConfigError              a configuration file, environment variable or flag is wrong
+    ├── ModelError               one model is at fault; all others go on
+    │   ├── ModelNotFoundError
+    │   ├── ModelExistsError
+    │   ├── ModelLoadError       tracing, compiling or profiling failed
+    │   └── ModelRaisedError     the model failed while it ran
+    ├── RequestError             one request is at fault
+    │   ├── InvalidInputError    wrong tree, shape or dtype
+    │   ├── UnsupportedShapeError  a shape outside the declared buckets
+    │   └── DeadlineExceededError
+    ├── DeviceMemoryError        the device has too little memory left
+    ├── QueueFullError           too many requests wait
+    └── RuntimeClosedError       the runtime was closed before the request was done
+
+Each message says what was wrong, what was received and what is allowed. None knows a transport:
+``server`` maps classes to status codes. A cancelled request raises the standard
+``concurrent.futures.CancelledError``.
+"""
+
+
+class MissileError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(MissileError, ValueError):
+    """A configuration value is unknown, impossible or contradictory."""
+
+
+class ModelError(MissileError):
+    """Something is wrong with one model; the others are not affected."""
+
+
+class ModelNotFoundError(ModelError, LookupError):
+    """No model of this name is loaded."""
+
+
+class ModelExistsError(ModelError, ValueError):
+    """A model of this name is loaded already."""
+
+
+class ModelLoadError(ModelError):
+    """A model could not be traced, compiled or profiled."""
+
+
+class ModelRaisedError(ModelError):
+    """A model failed while it ran; ``__cause__`` is the original error."""
+
+
+class RequestError(MissileError):
+    """Something is wrong with one request."""
+
+
+class InvalidInputError(RequestError, ValueError):
+    """The inputs do not have the tree, shapes or dtypes of the model's example."""
+
+
+class UnsupportedShapeError(InvalidInputError):
+    """The batch size or sequence length is outside the declared buckets."""
+
+
+class DeadlineExceededError(RequestError, TimeoutError):
+    """The deadline passed before the result was there."""
+
+
+class DeviceMemoryError(MissileError, MemoryError):
+    """The device ran out of memory."""
+
+
+class QueueFullError(MissileError):
+    """The queue of this model is at its limit."""
+
+
+class RuntimeClosedError(MissileError):
+    """The runtime was closed, or the model unloaded, before the request was done."""

@@ -1,0 +1,75 @@
+"""Any of the accepted model forms as one function ``fn(params, inputs)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+
+from missile_jax.errors import ModelLoadError
+from missile_jax.spec import Model, ModelFn, PyTree
+
+
+def bind(spec: Model) -> tuple[ModelFn, PyTree]:
+    """The pure function of `spec` and its parameters.
+
+    Returns ``(fn, params)`` with ``fn(params, inputs) -> outputs``. For Flax modules a dict of
+    inputs becomes keyword arguments and a tuple positional arguments.
+
+    Raises:
+        ModelLoadError: `spec.model` is none of the accepted forms, or `params` do not go with it.
+    """
+    model, params = spec.model, spec.params
+    if isinstance(model, nn.Module):
+        if params is None:
+            raise ModelLoadError(
+                f"model {spec.name!r}: a linen module needs params=, the variables of module.init"
+            )
+
+        def apply_linen(variables: PyTree, inputs: PyTree) -> PyTree:
+            return _spread(lambda *a, **k: model.apply(variables, *a, **k), inputs)
+
+        return apply_linen, params
+    if isinstance(model, nnx.Module):
+        if params is not None:
+            raise ModelLoadError(
+                f"model {spec.name!r}: an nnx module carries its own parameters; leave params out"
+            )
+        graph, state = nnx.split(model)
+
+        def apply_nnx(values: PyTree, inputs: PyTree) -> PyTree:
+            return _spread(nnx.merge(graph, values), inputs)
+
+        return apply_nnx, state
+    if isinstance(model, type):
+        raise ModelLoadError(
+            f"model {spec.name!r}: got the class {model.__name__}; pass an instance of it"
+        )
+    if callable(model):
+        return model, params
+    raise ModelLoadError(
+        f"model {spec.name!r}: got {type(model).__name__}; "
+        "allowed: a linen module, an nnx module, or a function fn(params, inputs)"
+    )
+
+
+def _spread(call: Any, inputs: PyTree) -> PyTree:
+    if isinstance(inputs, dict):
+        return call(**inputs)
+    if isinstance(inputs, tuple):
+        return call(*inputs)
+    return call(inputs)
+
+
+def parameter_leaves(name: str, params: PyTree) -> tuple[list[Any], Any]:
+    """Flattened `params` and their tree. Raises ModelLoadError for a leaf that is no array."""
+    leaves, tree = jax.tree.flatten(params)
+    for leaf in leaves:
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            raise ModelLoadError(
+                f"model {name!r}: params hold a {type(leaf).__name__} ({leaf!r:.60}); "
+                "allowed: arrays. Close over static values instead"
+            )
+    return leaves, tree

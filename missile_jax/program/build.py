@@ -1,0 +1,270 @@
+"""Builds plans: trace, split, cut, compile, profile, check against the whole."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+
+from missile_jax.program.compile import compile_flat, flat_jaxpr
+from missile_jax.program.costs import Costs
+from missile_jax.program.cut import Place, choose, places
+from missile_jax.program.plan import Plan, Segment
+from missile_jax.program.split import splitter
+from missile_jax.program.trace import Rule, Traced, bind_eqn, rewrite
+from missile_jax.spec import JaxDevice
+
+# A segmented plan further than this from the whole is not used.
+TOLERANCE = 1e-5
+# A segment may exceed the quantum by this before it is cut again with corrected costs.
+_SLACK = 1.15
+_ROUNDS = 4
+_TIMED_RUNS = 3
+_SPLIT_PASSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Compiles plans for one device.
+
+    device: a device of this process, or one of an ahead-of-time topology.
+    costs: what equations cost there.
+    quantum_ns: the length that segments should not exceed.
+    profile: run and time the plan, and check it against the whole; needs a device that is here.
+    """
+
+    device: JaxDevice
+    costs: Costs
+    quantum_ns: int
+    profile: bool = True
+
+    def build(
+        self,
+        traced: Traced,
+        leaves: Sequence[Any],
+        inputs: Sequence[Any],
+        *,
+        segmented: bool,
+    ) -> Plan:
+        """A plan of `traced` on parameter `leaves`, profiled on `inputs` if so asked.
+
+        Raises whatever compilation or the model itself raises.
+        """
+        program = _Program.of(traced)
+        whole = program.segment(program.eqns, program.out_vars, (), self.device)
+        not_cut = "" if segmented else "not asked for"
+        if segmented and traced.jaxpr.effects:
+            not_cut = "it has side effects, whose order segments would not keep"
+        if self.profile:
+            duration = _time_run(program.plan(whole, (whole,), ""), leaves, inputs)[0]
+            whole = replace(whole, duration_ns=duration)
+        if not not_cut and self.profile and whole.duration_ns <= self.quantum_ns:
+            not_cut = "it is shorter than a quantum"
+        if not_cut:
+            return program.plan(whole, (whole,), not_cut)
+        return self._segment(program, whole, leaves, inputs)
+
+    def _segment(
+        self, program: _Program, whole: Segment, leaves: Sequence[Any], inputs: Sequence[Any]
+    ) -> Plan:
+        cut = self._split(program)
+        whole = replace(whole, writes=tuple(cut.slots[v] for v in cut.out_vars))
+        costs = [self.costs.cost_ns(eqn) for eqn in cut.eqns]
+        all_places = places(cut.eqns, cut.in_vars, cut.out_vars)
+        plan = program.plan(whole, (whole,), "")
+        for _ in range(_ROUNDS):
+            cuts = choose(all_places, costs, self.quantum_ns)
+            plan = cut.plan(whole, self._compile(cut, all_places, cuts), "")
+            if not self.profile:
+                return plan
+            durations = _time_run(plan, leaves, inputs)
+            plan = replace(
+                plan,
+                segments=tuple(
+                    replace(s, duration_ns=d) for s, d in zip(plan.segments, durations, strict=True)
+                ),
+            )
+            if not _correct(costs, [0, *cuts, len(costs)], durations, self.quantum_ns):
+                break
+        return _checked(plan, leaves, inputs)
+
+    def _split(self, program: _Program) -> _Program:
+        """Equations over the quantum are sliced, those of opened loops in a further pass."""
+        for _ in range(_SPLIT_PASSES):
+            splits = {}
+            for eqn in program.eqns:
+                parts = math.ceil(self.costs.cost_ns(eqn) / self.quantum_ns)
+                split = splitter(eqn, parts) if parts > 1 else None
+                if split is not None:
+                    splits[id(eqn)] = split
+            if not splits:
+                break
+
+            def rule(eqn: jex.JaxprEqn, operands: list[Any], splits: Any = splits) -> Any:
+                split = splits.get(id(eqn))
+                return bind_eqn(eqn, operands) if split is None else split(operands)
+
+            program = program.rewritten(rule)
+        return program
+
+    def _compile(
+        self, program: _Program, all_places: Sequence[Place], cuts: Sequence[int]
+    ) -> tuple[Segment, ...]:
+        edges = [0, *cuts, len(program.eqns)]
+
+        def one(k: int) -> Segment:
+            eqns = program.eqns[edges[k] : edges[k + 1]]
+            before, after = all_places[edges[k]].live, all_places[edges[k + 1]].live
+            made = {v for eqn in eqns for v in eqn.outvars}
+            kept = set(after)
+            return program.segment(
+                eqns,
+                writes=[v for v in after if v in made],
+                drops=[v for v in before if v not in kept],
+                device=self.device,
+            )
+
+        with ThreadPoolExecutor(2, thread_name_prefix="missile-compile") as pool:
+            return tuple(pool.map(one, range(len(edges) - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """A flat jaxpr with dead equations gone and values numbered: inputs, then all made."""
+
+    traced: Traced
+    eqns: tuple[jex.JaxprEqn, ...]
+    param_index: dict[Any, int]
+    slots: dict[Any, int]
+
+    @classmethod
+    def of(cls, traced: Traced) -> _Program:
+        jaxpr = traced.jaxpr.jaxpr
+        eqns = _needed(jaxpr)
+        inputs = jaxpr.invars[traced.num_params :]
+        made = [v for eqn in eqns for v in eqn.outvars]
+        return cls(
+            traced,
+            eqns,
+            {v: k for k, v in enumerate(jaxpr.invars[: traced.num_params])},
+            {v: k for k, v in enumerate([*inputs, *made])},
+        )
+
+    @property
+    def in_vars(self) -> Sequence[Any]:
+        return self.traced.jaxpr.jaxpr.invars[self.traced.num_params :]
+
+    @property
+    def out_vars(self) -> Sequence[Any]:
+        return self.traced.jaxpr.jaxpr.outvars
+
+    def rewritten(self, rule: Rule) -> _Program:
+        return _Program.of(replace(self.traced, jaxpr=rewrite(self.traced.jaxpr, rule)))
+
+    def segment(
+        self,
+        eqns: Sequence[jex.JaxprEqn],
+        writes: Sequence[Any],
+        drops: Sequence[Any],
+        device: JaxDevice,
+    ) -> Segment:
+        """The segment of `eqns`, compiled."""
+        made = {v for eqn in eqns for v in eqn.outvars}
+        taken = dict.fromkeys(
+            v
+            for eqn in eqns
+            for v in eqn.invars
+            if not isinstance(v, jex.Literal) and v not in made
+        )
+        params = [v for v in taken if v in self.param_index]
+        reads = [v for v in taken if v in self.slots]
+        executable = compile_flat(flat_jaxpr(eqns, [*params, *reads], writes), device)
+        return Segment(
+            executable,
+            params=tuple(self.param_index[v] for v in params),
+            reads=tuple(self.slots[v] for v in reads),
+            writes=tuple(self.slots[v] for v in writes),
+            drops=tuple(self.slots[v] for v in drops),
+            duration_ns=0,
+        )
+
+    def plan(self, whole: Segment, segments: tuple[Segment, ...], not_cut: str) -> Plan:
+        return Plan(
+            whole,
+            segments,
+            num_slots=len(self.slots),
+            outputs=tuple(self.slots[v] for v in self.out_vars),
+            out_tree=self.traced.out_tree,
+            bit_identical=len(segments) == 1,
+            max_relative_error=0.0,
+            not_cut=not_cut,
+        )
+
+
+def _needed(jaxpr: jex.Jaxpr) -> tuple[jex.JaxprEqn, ...]:
+    """The equations that results or effects depend on."""
+    wanted = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(v in wanted for v in eqn.outvars):
+            kept.append(eqn)
+            wanted.update(v for v in eqn.invars if not isinstance(v, jex.Literal))
+    return tuple(reversed(kept))
+
+
+def _time_run(plan: Plan, leaves: Sequence[Any], inputs: Sequence[Any]) -> list[int]:
+    """Shortest time of each segment over a few runs in order, in ns."""
+    best = [math.inf] * len(plan.segments)
+    for _ in range(_TIMED_RUNS + 1):
+        slots = plan.start(inputs)
+        for k, segment in enumerate(plan.segments):
+            start = time.perf_counter_ns()
+            jax.block_until_ready(segment.run(leaves, slots))
+            best[k] = min(best[k], time.perf_counter_ns() - start)
+    return [int(b) for b in best]
+
+
+def _correct(
+    costs_ns: list[int], edges: Sequence[int], durations_ns: Sequence[int], quantum_ns: int
+) -> bool:
+    """Scales costs to what their segment took. True if a segment that is too long can be cut."""
+    again = False
+    for k, duration in enumerate(durations_ns):
+        start, stop = edges[k], edges[k + 1]
+        expected = sum(costs_ns[start:stop])
+        if duration > quantum_ns * _SLACK and stop - start > 1 and expected < duration:
+            again = True
+            for i in range(start, stop):
+                costs_ns[i] = math.ceil(costs_ns[i] * duration / expected)
+    return again
+
+
+def _checked(plan: Plan, leaves: Sequence[Any], inputs: Sequence[Any]) -> Plan:
+    """`plan` with its difference to the whole; the whole alone where that exceeds TOLERANCE."""
+    identical, worst = True, 0.0
+    whole = plan.run(leaves, inputs, whole=True)
+    for a, b in zip(plan.run(leaves, inputs), whole, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        if a.tobytes() != b.tobytes():
+            identical = False
+            worst = max(worst, _relative_error(a, b))
+    if worst > TOLERANCE:
+        reason = f"its segments differ from the whole by {worst:.1e}, allowed is {TOLERANCE:.0e}"
+        return replace(plan, segments=(plan.whole,), max_relative_error=worst, not_cut=reason)
+    return replace(plan, bit_identical=identical, max_relative_error=worst)
+
+
+def _relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    scale = np.max(np.abs(b), where=np.isfinite(b), initial=0.0)
+    return float(np.max(np.abs(a - b)[~same]) / scale) if scale else math.inf

@@ -1,0 +1,163 @@
+"""What an equation costs: measured where that matters, from bytes and operations elsewhere.
+
+Measured costs are kept on disk for each kind of machine. That saves time, and it keeps plans the
+same from run to run: the same cuts find their executables in JAX's persistent cache.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+
+from missile_jax.program.compile import compile_flat
+from missile_jax.program.signature import Signature, eqn_signature
+from missile_jax.program.trace import shape_of
+from missile_jax.spec import JaxDevice
+
+# Rates for what is not measured, of one slow core: they only have to tell small from large.
+_BYTES_PER_NS = 6.0
+_FLOPS_PER_NS = 20.0
+_DISPATCH_NS = 2_000
+# Equations estimated below this are not worth a compilation to measure.
+_MEASURE_ABOVE_NS = 100_000
+# These compile into loops over elements, so bytes tell their cost well enough.
+_BY_BYTES = frozenset(
+    (
+        "reshape broadcast_in_dim squeeze expand_dims transpose slice concatenate pad copy "
+        "iota rev stop_gradient add sub mul div max min neg select_n convert_element_type and "
+        "or not eq ne lt le gt ge abs sign square integer_pow"
+    ).split()
+)
+
+
+class Costs(Protocol):
+    """Tells what an equation costs."""
+
+    def cost_ns(self, eqn: jex.JaxprEqn) -> int: ...
+
+
+class EstimatedCosts:
+    """From bytes and operations alone: for a device that is not here to measure on."""
+
+    def cost_ns(self, eqn: jex.JaxprEqn) -> int:
+        return estimate_ns(eqn)
+
+
+class MeasuredCosts:
+    """Measured on `device`, each kind of equation once, and remembered in `directory`."""
+
+    def __init__(self, device: JaxDevice, directory: Path) -> None:
+        self._device = device
+        kind = Signature().add(device.platform, device.device_kind, platform.processor())
+        kind.add(_cpu_model(), os.cpu_count() or 1, jax.__version__)
+        self._path = directory / f"{kind.digest()[:16]}.json"
+        self._lock = threading.Lock()
+        self._known = _read(self._path)
+
+    def cost_ns(self, eqn: jex.JaxprEqn) -> int:
+        estimate = estimate_ns(eqn)
+        # A while loop may not end on made-up operands: the plan's own profile measures it.
+        if estimate < _MEASURE_ABOVE_NS or eqn.primitive.name in _BY_BYTES or _loops(eqn):
+            return estimate
+        key = eqn_signature(eqn)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = self._measure(eqn)
+            return self._known[key]
+
+    def save(self) -> None:
+        """Writes what was measured, merged with what other processes wrote meanwhile."""
+        with self._lock:
+            self._known = {**_read(self._path), **self._known}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".json")
+            with os.fdopen(handle, "w") as file:
+                json.dump(self._known, file)
+            os.replace(name, self._path)
+
+    def _measure(self, eqn: jex.JaxprEqn) -> int:
+        free = [v for v in dict.fromkeys(eqn.invars) if not isinstance(v, jex.Literal)]
+        jaxpr = jex.Jaxpr((), free, eqn.outvars, [eqn])
+        executable = compile_flat(jex.ClosedJaxpr(jaxpr, ()), self._device)
+        operands = [jax.device_put(_operand(v.aval), self._device) for v in free]
+        jax.block_until_ready(executable.call(*operands))
+        best = math.inf
+        for _ in range(4):
+            start = time.perf_counter_ns()
+            jax.block_until_ready(executable.call(*operands))
+            best = min(best, time.perf_counter_ns() - start)
+        return int(best)
+
+
+def estimate_ns(eqn: jex.JaxprEqn) -> int:
+    """From bytes moved and operations done; an upper guess for loops of unknown length."""
+    size = sum(_bytes(a.aval) for a in (*eqn.invars, *eqn.outvars))
+    return int(_DISPATCH_NS + size / _BYTES_PER_NS + _operations(eqn) / _FLOPS_PER_NS)
+
+
+def _operations(eqn: jex.JaxprEqn) -> float:
+    out = math.prod(shape_of(eqn.outvars[0])) if eqn.outvars else 0
+    if eqn.primitive.name == "dot_general":
+        (contract, _), _ = eqn.params["dimension_numbers"]
+        return 2.0 * out * math.prod(shape_of(eqn.invars[0])[d] for d in contract)
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel = shape_of(eqn.invars[1])
+        return 2.0 * out * math.prod(kernel) / kernel[eqn.params["dimension_numbers"][1][0]]
+    inner = sum(
+        _operations(e) + math.prod(shape_of(v) if (v := e.outvars[0]) else ())
+        for j in jex.jaxprs_in_params(eqn.params)
+        for e in j.eqns
+        if e.outvars
+    )
+    if inner:
+        return inner * eqn.params.get("length", 1)
+    return 4.0 * out
+
+
+def _loops(eqn: jex.JaxprEqn) -> bool:
+    if eqn.primitive.name == "while":
+        return True
+    return any(_loops(e) for j in jex.jaxprs_in_params(eqn.params) for e in j.eqns)
+
+
+def _bytes(aval: Any) -> int:
+    return math.prod(getattr(aval, "shape", ())) * getattr(
+        getattr(aval, "dtype", None), "itemsize", 4
+    )
+
+
+def _operand(aval: Any) -> Any:
+    # A constant away from zero, one and denormals; whole numbers are indices, so zero.
+    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+        return (
+            jax.random.key(0) if not aval.shape else jax.random.split(jax.random.key(0), aval.shape)
+        )
+    fill = 0.5 if jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact) else 0
+    return np.full(aval.shape, fill, aval.dtype)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("model name")), "")
+
+
+def _read(path: Path) -> dict[str, int]:
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): int(v) for k, v in known.items()} if isinstance(known, dict) else {}

@@ -1,0 +1,217 @@
+"""A model ready to run: one plan for each declared input shape, and the way in and out of it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from missile_jax import _native
+from missile_jax.errors import InvalidInputError, UnsupportedShapeError
+from missile_jax.program.plan import Plan
+from missile_jax.spec import ModelInfo, PyTree
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One array of the inputs or outputs.
+
+    shape: of the example, [B, ...].
+    length_axes: axes that follow the bucket's sequence length.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    length_axes: tuple[int, ...]
+
+    def sized(self, rows: int, length: int) -> tuple[int, ...]:
+        """The shape at B = `rows` and L = `length`."""
+        if not self.length_axes:
+            return (rows, *self.shape[1:])
+        return tuple(
+            rows if axis == 0 else length if axis in self.length_axes else size
+            for axis, size in enumerate(self.shape)
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """A request's inputs as a program takes them.
+
+    leaves: [B, ...], copied, padded to the length bucket.
+    rows: B. length: the bucket. actual_length: before padding; both 0 without sequences.
+    """
+
+    leaves: Sequence[np.ndarray]
+    rows: int
+    length: int
+    actual_length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """What `load` makes of a Model.
+
+    leaves: parameters on the device, hoisted arrays behind them.
+    plans: by (B, L); L is 0 where no lengths are declared.
+    batched: whether every output has the batch on its first axis. Otherwise a request must fill its
+        bucket exactly, and shares it with nobody.
+    """
+
+    info: ModelInfo
+    leaves: tuple[jax.Array, ...]
+    plans: dict[tuple[int, int], Plan]
+    in_tree: Any
+    out_tree: Any
+    inputs: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...]
+    batched: bool
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that may share a batch."""
+        return self.info.buckets[-1] if self.batched else 0
+
+    def accept(self, inputs: PyTree) -> Inputs:
+        """Checks `inputs` and copies them to the host, so that the caller may go on writing them.
+
+        Raises:
+            InvalidInputError: another tree, dtype or trailing shape than the example's.
+            UnsupportedShapeError: more rows or positions than the largest bucket.
+        """
+        leaves, tree = jax.tree.flatten(inputs)
+        if tree != self.in_tree:
+            raise InvalidInputError(
+                f"model {self.info.name!r}: inputs have the tree {tree}, "
+                f"the example has {self.in_tree}"
+            )
+        return self.accept_leaves(leaves)
+
+    def accept_leaves(self, leaves: Sequence[Any]) -> Inputs:
+        """`accept` for inputs that are flat already, in the order of `info.inputs`."""
+        arrays = [self._array(leaf, value) for leaf, value in zip(self.inputs, leaves, strict=True)]
+        rows, lengths = arrays[0].shape[0], self.info.lengths
+        actual = length = 0
+        if lengths:
+            actual = self._length_of(arrays)
+            length = self._length_bucket(actual)
+        for leaf, array in zip(self.inputs, arrays, strict=True):
+            if array.shape != leaf.sized(rows, actual):
+                raise InvalidInputError(
+                    f"model {self.info.name!r}: input {leaf.name!r} has shape {array.shape}, "
+                    f"allowed is {self._allowed(leaf)}; all inputs have the same B and L"
+                )
+        self._check_rows(rows)
+        if length != actual:
+            arrays = [_pad(leaf, a, length) for leaf, a in zip(self.inputs, arrays, strict=True)]
+        return Inputs(arrays, rows, length, actual)
+
+    def _length_of(self, arrays: Sequence[np.ndarray]) -> int:
+        pairs = zip(self.inputs, arrays, strict=True)
+        return next(a.shape[leaf.length_axes[0]] for leaf, a in pairs if leaf.length_axes)
+
+    def _array(self, leaf: Leaf, value: Any) -> np.ndarray:
+        try:
+            array = np.ascontiguousarray(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"model {self.info.name!r}: input {leaf.name!r} is no array: {error}"
+            ) from None
+        if array.dtype != leaf.dtype and not _same_in_jax(array.dtype, leaf.dtype):
+            raise InvalidInputError(
+                f"model {self.info.name!r}: input {leaf.name!r} has dtype {array.dtype}, "
+                f"allowed is {leaf.dtype}"
+            )
+        if array.ndim != len(leaf.shape):
+            raise InvalidInputError(
+                f"model {self.info.name!r}: input {leaf.name!r} has shape {array.shape}, "
+                f"allowed is {self._allowed(leaf)}"
+            )
+        # One copy, aligned: XLA's CPU client takes it as it is, the caller keeps its own.
+        return _native.stack_rows([array.astype(leaf.dtype, copy=False)], len(array))
+
+    def _allowed(self, leaf: Leaf) -> str:
+        axes = [
+            "B" if axis == 0 else "L" if axis in leaf.length_axes else str(size)
+            for axis, size in enumerate(leaf.shape)
+        ]
+        text = f"[{', '.join(axes)}] with B up to {self.info.buckets[-1]}"
+        return text + (f" and L up to {self.info.lengths[-1]}" if self.info.lengths else "")
+
+    def _check_rows(self, rows: int) -> None:
+        buckets = self.info.buckets
+        if rows < 1 or rows > buckets[-1] or (not self.batched and rows not in buckets):
+            rule = "declared batch sizes" if self.batched else "exactly one of the batch sizes"
+            raise UnsupportedShapeError(
+                f"model {self.info.name!r}: {rows} rows do not fit the {rule} {list(buckets)}"
+            )
+
+    def _length_bucket(self, length: int) -> int:
+        if not self.info.lengths:
+            return 0
+        if length < 1 or length > self.info.lengths[-1]:
+            raise UnsupportedShapeError(
+                f"model {self.info.name!r}: a sequence of {length} positions does not fit "
+                f"the declared lengths {list(self.info.lengths)}"
+            )
+        return self.info.lengths[bisect.bisect_left(self.info.lengths, length)]
+
+    def plan_for(self, rows: int, length: int) -> Plan:
+        """The smallest plan that holds `rows`, at a length bucket."""
+        return self.plans[self._rows_bucket(rows), length]
+
+    def _rows_bucket(self, rows: int) -> int:
+        buckets = self.info.buckets
+        return buckets[bisect.bisect_left(buckets, rows)]
+
+    def stack(self, parts: Sequence[Sequence[np.ndarray]], rows: int) -> list[np.ndarray]:
+        """The inputs of `plan_for(rows)`: the parts one below the other, then zeros.
+
+        parts: for each request its leaves, as `accept` returned them; `rows` together.
+        """
+        bucket = self._rows_bucket(rows)
+        if len(parts) == 1 and rows == bucket:
+            return list(parts[0])
+        return [
+            _native.stack_rows([part[k] for part in parts], bucket) for k in range(len(parts[0]))
+        ]
+
+    def unstack(
+        self, results: Sequence[jax.Array], rows: Sequence[int], lengths: Sequence[int]
+    ) -> list[list[np.ndarray]]:
+        """The results of each request, on the host, without padding.
+
+        rows, lengths: B and unpadded L of each request, in the order of `stack`.
+        """
+        host = [np.asarray(r) for r in results]
+        split, start = [], 0
+        for count, length in zip(rows, lengths, strict=True):
+            one = []
+            for leaf, array in zip(self.outputs, host, strict=True):
+                if self.batched and array.shape[0] != count:
+                    array = array[start : start + count]
+                for axis in leaf.length_axes:
+                    if array.shape[axis] != length:
+                        array = array[(slice(None),) * axis + (slice(length),)]
+                one.append(array)
+            split.append(one)
+            start += count
+        return split
+
+
+def _same_in_jax(dtype: np.dtype, wanted: np.dtype) -> bool:
+    """Whether JAX takes `dtype` for `wanted`, as it takes float64 for float32."""
+    return dtype.kind in "biufc" and jax.dtypes.canonicalize_dtype(dtype) == wanted
+
+
+def _pad(leaf: Leaf, array: np.ndarray, length: int) -> np.ndarray:
+    widths = [
+        (0, length - size if axis in leaf.length_axes else 0)
+        for axis, size in enumerate(array.shape)
+    ]
+    return np.pad(array, widths)

@@ -1,0 +1,342 @@
+"""Runtime: load models, send requests, drive the device."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from missile_jax.engine.clock import WallClock
+from missile_jax.engine.device import InlineDevice, LaneDevice
+from missile_jax.engine.multiplexer import LaunchRecord, Multiplexer
+from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
+from missile_jax.engine.table import Served
+from missile_jax.errors import ConfigError, InvalidInputError, RuntimeClosedError
+from missile_jax.program.build import Builder
+from missile_jax.program.compile import persistent_cache
+from missile_jax.program.costs import MeasuredCosts
+from missile_jax.program.load import load
+from missile_jax.program.program import Inputs, Program
+from missile_jax.schedule.policies import make_policy
+from missile_jax.schedule.queue import RequestQueue
+from missile_jax.schedule.view import Policy
+from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree
+
+# Length of a segment that keeps LS waits short and launches cheap (docs/segments.md).
+_QUANTUM_MS = {"cpu": 5.0, "gpu": 1.0}
+
+
+class Runtime:
+    """Many models on one device.
+
+    Used in a ``with`` block, or after `start`, it runs on threads of its own, and `infer`,
+    `submit` and `ainfer` may be called from any number of threads. Without, it has no thread:
+    `step` and `run_until_idle` do the work on the caller's, and `infer` calls them itself.
+
+    policy: ``"missile"``, ``"concurrent"``, ``"fifo"`` or a policy object, such as
+        ``Missile(best_effort_floor=0.1)``.
+    device: where models run; JAX's first device by default.
+    quantum_ms: the length that best-effort segments should not exceed; 5 on a CPU, 1 on a GPU.
+    cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
+        ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
+    observer: called with a LaunchRecord after each launch, on the launching thread.
+
+    Results are pytrees of ``numpy.ndarray`` on the host, read-only; inputs are copied.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: str | Policy = "missile",
+        device: JaxDevice | None = None,
+        quantum_ms: float | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        observer: Callable[[LaunchRecord], None] | None = None,
+    ) -> None:
+        self._device = device if device is not None else jax.devices()[0]
+        quantum_ms = (
+            _QUANTUM_MS.get(self._device.platform, 1.0) if quantum_ms is None else quantum_ms
+        )
+        if not quantum_ms > 0:
+            raise ConfigError(f"quantum_ms={quantum_ms!r} must be a positive number")
+        directory = cache_directory(cache_dir)
+        persistent_cache(directory / "xla")
+        self._costs = MeasuredCosts(self._device, directory / "costs")
+        self._builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
+        self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
+        self._loading = threading.Lock()
+        self._driving = threading.Lock()
+        self._guard: threading.Thread | None = None
+
+    # Models.
+
+    def load(self, model: Model | str, /, **fields: Any) -> ModelInfo:
+        """Compiles a model for every declared shape and serves it from then on.
+
+        model: a `Model`, or its name with the other fields of `Model` as keywords.
+
+        Raises:
+            ConfigError: a field has an impossible value.
+            ModelExistsError: a model of this name is loaded.
+            ModelLoadError: it could not be traced, compiled or run on its example.
+        """
+        if isinstance(model, Model):
+            if fields:
+                raise ConfigError(f"load(Model(...)) takes no further fields, got {sorted(fields)}")
+            spec = model
+        else:
+            try:
+                spec = Model(model, **fields)
+            except TypeError as error:
+                raise ConfigError(f"load({model!r}): {error}") from None
+        with self._loading:
+            with self._mux.lock:
+                self._mux.check_open()
+                self._mux.table.check_free(spec.name)
+            program = load(spec, self._builder)
+            self._costs.save()
+            self._mux.add(Served(program, spec.weight, RequestQueue(spec.queue_limit)))
+        return program.info
+
+    def unload(self, name: str) -> None:
+        """Takes a model out. Its unfinished requests fail with RuntimeClosedError.
+
+        Raises ModelNotFoundError.
+        """
+        self._mux.remove(name)
+
+    def models(self) -> list[str]:
+        """Names of the loaded models."""
+        with self._mux.lock:
+            return [served.name for served in self._mux.table]
+
+    def describe(self, name: str) -> ModelInfo:
+        """What a model takes and gives. Raises ModelNotFoundError."""
+        return self._program(name).info
+
+    # Requests.
+
+    def submit(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> Future:
+        """Queues one request and returns its future; the result is the model's output pytree.
+
+        inputs: pytree like the model's example, leaves [B, ...], B at most the largest bucket.
+        deadline_ms: from now on; when it has passed, the future fails with DeadlineExceededError.
+
+        The future can be cancelled until its result is there, also while the model runs.
+
+        Raises:
+            ModelNotFoundError, InvalidInputError, UnsupportedShapeError, QueueFullError,
+            RuntimeClosedError: at once. Later the future may raise DeadlineExceededError,
+            ModelRaisedError, DeviceMemoryError, RuntimeClosedError or CancelledError.
+        """
+        request = self._request(name, inputs, deadline_ms)
+        self._mux.submit(request)
+        return request.future
+
+    def submit_tensors(
+        self, name: str, tensors: Mapping[str, np.ndarray], *, deadline_ms: float | None = None
+    ) -> Future[dict[str, np.ndarray]]:
+        """`submit` for front ends: inputs and outputs by the names that `describe` lists."""
+        program = self._program(name)
+        names = [leaf.name for leaf in program.inputs]
+        if tensors.keys() != set(names):
+            raise InvalidInputError(
+                f"model {name!r}: got the inputs {sorted(tensors)}, allowed are {sorted(names)}"
+            )
+        outputs = [leaf.name for leaf in program.outputs]
+        request = self._make(
+            program,
+            program.accept_leaves([tensors[n] for n in names]),
+            deadline_ms,
+            lambda leaves: dict(zip(outputs, leaves, strict=True)),
+        )
+        self._mux.submit(request)
+        return request.future
+
+    def infer(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> PyTree:
+        """`submit`, and waits for the result. Raises what the future raises."""
+        request = self._request(name, inputs, deadline_ms)
+        self._mux.run(request)
+        if not self._mux.device.autonomous:
+            with self._driving:
+                while not request.future.done() and self._mux.step():
+                    pass
+        return request.future.result()
+
+    async def ainfer(
+        self, name: str, inputs: PyTree, *, deadline_ms: float | None = None
+    ) -> PyTree:
+        """`infer` for asyncio; cancelling the task cancels the request.
+
+        Raises RuntimeClosedError where the runtime has no threads: start it first.
+        """
+        if not self._mux.device.autonomous:
+            raise RuntimeClosedError(
+                "ainfer needs the runtime's own threads: use `with Runtime()` or call start()"
+            )
+        return await asyncio.wrap_future(self.submit(name, inputs, deadline_ms=deadline_ms))
+
+    def _program(self, name: str) -> Program:
+        with self._mux.lock:
+            self._mux.check_open()
+            return self._mux.table[name].program
+
+    def _request(self, name: str, inputs: PyTree, deadline_ms: float | None) -> Request:
+        program = self._program(name)
+        return self._make(program, program.accept(inputs), deadline_ms, program.out_tree.unflatten)
+
+    def _make(
+        self,
+        program: Program,
+        inputs: Inputs,
+        deadline_ms: float | None,
+        finish: Callable[[list[np.ndarray]], Any],
+    ) -> Request:
+        if deadline_ms is not None and not deadline_ms > 0:
+            raise ConfigError(f"deadline_ms={deadline_ms!r} must be a positive number of ms")
+        now_ns = self._mux.clock.now_ns()
+        deadline_ns = NEVER_NS if deadline_ms is None else now_ns + round(deadline_ms * 1e6)
+        slo = program.info.slo
+        due_ns = NEVER_NS if slo is None else now_ns + round(slo.deadline_ms * 1e6)
+        request = Request(
+            program.info.name,
+            inputs.leaves,
+            inputs.rows,
+            inputs.length,
+            inputs.actual_length,
+            now_ns,
+            deadline_ns,
+            min(due_ns, deadline_ns),
+            finish,
+            RequestFuture(lambda: self._mux.cancelled(request)),
+        )
+        return request
+
+    # Driving.
+
+    def step(self) -> bool:
+        """Runs the next piece on this thread: decides, launches, completes.
+
+        Returns False when there was nothing to do. Raises RuntimeClosedError if the runtime has
+        threads of its own: they step.
+        """
+        if self._mux.device.autonomous:
+            raise RuntimeClosedError("step() is for a runtime without threads; this one is started")
+        return self._mux.step()
+
+    def run_until_idle(self, timeout_s: float | None = None) -> bool:
+        """Works, or waits for the runtime's threads, until no request is left.
+
+        timeout_s: seconds after which it gives up; it never interrupts a piece.
+
+        Returns whether the runtime is idle.
+        """
+        if self._mux.device.autonomous:
+            return self._mux.wait_idle(timeout_s)
+        end_ns = None if timeout_s is None else self._mux.clock.now_ns() + round(timeout_s * 1e9)
+        with self._driving:
+            while self._mux.step():
+                if end_ns is not None and self._mux.clock.now_ns() >= end_ns:
+                    return self._mux.wait_idle(0)
+        return True
+
+    def start(self) -> Self:
+        """Gives the runtime threads of its own. Requests submitted before start running."""
+        with self._driving:
+            self._mux.check_open()
+            if not self._mux.device.autonomous:
+                self._mux.device = LaneDevice()
+                self._guard = threading.Thread(
+                    target=self._guard_deadlines, name="missile-deadlines", daemon=True
+                )
+                self._guard.start()
+                self._mux.step()
+        return self
+
+    def close(self, *, drain: bool = False, timeout_s: float | None = None) -> None:
+        """Ends the runtime. May be called twice.
+
+        drain: first wait for all requests, for at most `timeout_s` seconds. Requests that are left
+            fail with RuntimeClosedError.
+        """
+        if drain:
+            self.run_until_idle(timeout_s)
+        self._mux.close()
+        if self._guard is not None and self._guard is not threading.current_thread():
+            self._guard.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _guard_deadlines(self) -> None:
+        while self._mux.wait_for_deadline():
+            pass
+
+    # Figures.
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, latencies and plans of all models, as plain values.
+
+        ``mode`` is ``"spatial"`` if best-effort and latency-sensitive launches may overlap.
+        Times end in their unit; ``latency_ms`` covers the latest 4,096 answers.
+        """
+        with self._mux.lock:
+            return {
+                "policy": self._mux.policy.name,
+                "mode": "spatial" if getattr(self._mux.policy, "beside", True) else "temporal",
+                "device": f"{self._device.platform}:{self._device.id}",
+                "simulated": self._mux.device.simulated,
+                "models": {s.name: _model_stats(s) for s in self._mux.table},
+            }
+
+
+def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """`chosen`, else ``$MISSILE_CACHE``, else ``~/.cache/missile_jax``."""
+    return Path(chosen or os.environ.get("MISSILE_CACHE") or Path.home() / ".cache" / "missile_jax")
+
+
+def _model_stats(served: Served) -> dict[str, Any]:
+    info = served.program.info
+    stats = served.stats.snapshot()
+    stats |= {
+        "priority": info.priority.value,
+        "tenant": info.tenant,
+        "weight": served.weight,
+        "queue_depth": len(served.queue),
+        "in_flight": served.in_flight,
+        "parameter_bytes": info.parameter_bytes,
+        "plans": [
+            {
+                "rows": rows,
+                "length": length or None,
+                "segments": len(plan.segments),
+                "whole_ms": plan.whole.duration_ns / 1e6,
+                "longest_segment_ms": max(s.duration_ns for s in plan.segments) / 1e6,
+                "bit_identical": plan.bit_identical,
+                "max_relative_error": plan.max_relative_error,
+                "not_cut": plan.not_cut or None,
+                "temp_bytes": plan.temp_bytes,
+            }
+            for (rows, length), plan in served.program.plans.items()
+        ],
+    }
+    if served.slo_ns is not None:
+        met = stats["within_slo_count"]
+        stats["slo_attainment"] = met / max(served.stats.success_count, 1)
+    return stats

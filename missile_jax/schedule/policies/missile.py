@@ -1,0 +1,62 @@
+"""Latency-sensitive first at every segment boundary; best-effort takes what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from missile_jax.errors import ConfigError
+from missile_jax.schedule.view import Launch, ModelView, View
+
+
+@dataclass(frozen=True, slots=True)
+class Missile:
+    """The default policy.
+
+    LS requests run one at a time, the earliest due first. From the arrival of an LS request on no
+    further BE piece is launched until no LS request is left. BE models share the rest by weight,
+    one piece in flight; pieces are segments while LS traffic is around and whole jobs otherwise.
+
+    beside: launch an LS request at once beside the BE segment in flight; False waits for its end.
+        Beside is better where segments are long against an LS request: see docs/scheduling.md.
+    calm_ms: without LS traffic for this long, BE runs whole jobs (elastic quantum).
+    best_effort_floor: share of device time, 0 to 1, that BE gets even when LS asks for all of it.
+    """
+
+    beside: bool = True
+    calm_ms: float = 1000.0
+    best_effort_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.best_effort_floor < 1.0:
+            raise ConfigError(
+                f"best_effort_floor={self.best_effort_floor!r} must be at least 0 and below 1"
+            )
+        if not self.calm_ms >= 0.0:
+            raise ConfigError(f"calm_ms={self.calm_ms!r} must be 0 or more")
+
+    @property
+    def name(self) -> str:
+        return "missile"
+
+    def decide(self, view: View) -> Sequence[Launch]:
+        latency = [m for m in view.models if m.latency and m.launchable]
+        wanted = bool(latency) or view.latency_in_flight > 0
+        owed = view.best_effort_share < self.best_effort_floor
+        if view.best_effort_in_flight == 0 and (owed or not wanted):
+            best_effort = [m for m in view.models if not m.latency and m.launchable]
+            if best_effort:
+                calm = not wanted and view.now_ns - view.last_latency_ns > self.calm_ms * 1e6
+                return [Launch(min(best_effort, key=_behind).name, whole=calm)]
+        clear = self.beside or view.best_effort_in_flight == 0
+        if latency and clear and view.latency_in_flight == 0:
+            return [Launch(min(latency, key=_due).name, whole=True)]
+        return []
+
+
+def _due(model: ModelView) -> tuple[int, int, str]:
+    return (model.due_ns, model.arrival_ns, model.name)
+
+
+def _behind(model: ModelView) -> tuple[float, int, str]:
+    return (model.vruntime_ns, model.arrival_ns, model.name)

@@ -1,0 +1,75 @@
+"""What a policy sees and what it may ask for: values only.
+
+Named tuples, since they are made on every step and a frozen dataclass takes five times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class ModelView(NamedTuple):
+    """A model that has something to run.
+
+    latency: True for a latency-sensitive (LS) model, False for a best-effort (BE) one.
+    queued: requests that wait for a job.
+    paused: jobs between two segments, ready to go on.
+    in_flight: launches of this model on the device.
+    arrival_ns: of its oldest waiting request, or of its paused job.
+    due_ns: when its oldest waiting request should be done: its own deadline or the model's SLO.
+    vruntime_ns: device time it has had, divided by its weight.
+    """
+
+    name: str
+    latency: bool
+    queued: int
+    paused: int
+    in_flight: int
+    arrival_ns: int
+    due_ns: int
+    vruntime_ns: float
+
+    @property
+    def launchable(self) -> bool:
+        return self.queued > 0 or self.paused > 0
+
+
+class View(NamedTuple):
+    """A snapshot of the engine.
+
+    models: those with something waiting, paused or in flight.
+    latency_in_flight, best_effort_in_flight: launches on the device by class.
+    last_latency_ns: when the latest LS request arrived or finished; far in the past if none did.
+    best_effort_share: of the recent device time, what BE had; 1.0 when LS had none.
+    """
+
+    now_ns: int
+    models: tuple[ModelView, ...]
+    latency_in_flight: int
+    best_effort_in_flight: int
+    last_latency_ns: int
+    best_effort_share: float
+
+
+class Launch(NamedTuple):
+    """Run the next piece of a model: of its paused job if it has one, else of a new job.
+
+    whole: run an uncut job in one piece; a job that is under way goes on in segments.
+    """
+
+    model: str
+    whole: bool
+
+
+class Policy(Protocol):
+    """Decides what to launch now. A pure function: all it knows is in the view.
+
+    To add one: write a frozen dataclass with `name` and `decide`, and list it in
+    `schedule/policies/__init__.py`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def decide(self, view: View) -> Sequence[Launch]: ...

@@ -1,0 +1,265 @@
+"""The HTTP routes of the Open Inference Protocol v2, as one ASGI application.
+
+Inference is the hot path: `HttpApp` answers it as a bare ASGI coroutine. All other routes go
+through starlette. The map from errors to status codes is here and nowhere else, and every error has
+the body ``{"error": message}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from missile_jax.errors import (
+    DeadlineExceededError,
+    DeviceMemoryError,
+    MissileError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+    RuntimeClosedError,
+)
+from missile_jax.server.codec import decode_request, encode_response
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.protocol import CONNECTION, Connection
+
+MAX_BODY_BYTES = 256 * 2**20
+_JSON = (b"content-type", b"application/json")
+_BINARY = (b"content-type", b"application/octet-stream")
+_log = logging.getLogger(__name__)
+
+
+class HttpApp:
+    """The ASGI application over one `Dataplane`, to be run under `LimitedProtocol`.
+
+    max_body_bytes: a longer body is answered with 413.
+    """
+
+    def __init__(self, dataplane: Dataplane, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._dataplane = dataplane
+        self._max_body_bytes = max_body_bytes
+        self._others = _starlette(dataplane)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        target = _infer_target(scope)
+        if target is None:
+            await self._others(scope, receive, send)
+            return
+        connection: Connection = scope["extensions"][CONNECTION]
+        try:
+            answer = await self._infer(*target, scope, receive, connection)
+        except Exception as error:  # noqa: BLE001 - the last one to hear of it
+            answer = failure(error, f"model {target[0]!r}")
+        if answer is not None:
+            status, body, headers = answer
+            connection.hold()
+            try:
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+            finally:
+                connection.release()
+
+    async def _infer(
+        self, name: str, version: str, scope: Scope, receive: Receive, connection: Connection
+    ) -> Answer | None:
+        """The answer, or None where the client left before its request was whole."""
+        if scope["method"] != "POST":
+            raise HTTPException(405, "use POST to infer", {"Allow": "POST"})
+        length = _header_length(scope["headers"], self._max_body_bytes)
+        body = await _read(receive, self._max_body_bytes)
+        if body is None or connection.is_closing():
+            return None
+        request = decode_request(body, length)
+        pending = self._dataplane.submit(name, request, version)
+        connection.on_lost.add(pending.cancel)
+        try:
+            response = await pending.response()
+        finally:
+            connection.on_lost.discard(pending.cancel)
+        body, length = encode_response(response, request)
+        headers = [(b"content-length", b"%d" % len(body))]
+        if length is None:
+            headers.append(_JSON)
+        else:
+            headers += (_BINARY, (b"inference-header-content-length", b"%d" % length))
+        return Answer(200, body, headers)
+
+
+class Answer(NamedTuple):
+    """One HTTP response."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+def failure(error: Exception, subject: str) -> Answer:
+    """The answer to `error`, which was raised while `subject` was served.
+
+    Only an error that the client can act on carries its own message: one of a model's code may hold
+    paths and values, and goes to the log.
+    """
+    status, text, extra = 500, str(error), []
+    if isinstance(error, HTTPException):
+        status, text = error.status_code, error.detail
+        extra = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    elif isinstance(error, ModelNotFoundError):
+        status = 404
+    elif isinstance(error, DeadlineExceededError):
+        status = 504
+    elif isinstance(error, RequestError):
+        status = 400
+    elif isinstance(error, QueueFullError):
+        status, extra = 429, [(b"retry-after", b"1")]
+    elif isinstance(error, RuntimeClosedError):
+        status = 503
+    elif isinstance(error, DeviceMemoryError):
+        status, text = 503, "the device is out of memory"
+    elif isinstance(error, CancelledError):
+        status, text = 503, "the request was cancelled"
+    else:
+        text = f"{subject} failed; the server's log says why"
+        _log.error("%s failed", subject, exc_info=error)
+    body = orjson.dumps({"error": text})
+    return Answer(status, body, [(b"content-length", b"%d" % len(body)), _JSON, *extra])
+
+
+def _infer_target(scope: Scope) -> tuple[str, str] | None:
+    """Model and version of /v2/models/MODEL[/versions/VERSION]/infer."""
+    if scope["type"] != "http" or not scope["path"].endswith("/infer"):
+        return None
+    match scope["path"].split("/"):
+        case ["", "v2", "models", name, "infer"]:
+            return name, ""
+        case ["", "v2", "models", name, "versions", version, "infer"]:
+            return name, version
+    return None
+
+
+def _header_length(headers: list[tuple[bytes, bytes]], max_body_bytes: int) -> int | None:
+    """Where the JSON part of the body ends. Raises HTTPException for headers that rule it out."""
+    length = None
+    for key, value in headers:
+        if key == b"inference-header-content-length":
+            length = _whole(key, value)
+        elif key == b"content-length":
+            if _whole(key, value) > max_body_bytes:
+                raise _too_large(max_body_bytes)
+        elif key == b"content-encoding" and value != b"identity":
+            raise HTTPException(415, "compressed bodies are not supported; send it uncompressed")
+    return length
+
+
+def _whole(key: bytes, value: bytes) -> int:
+    if value.isdigit() and len(value) <= 18:
+        return int(value)
+    raise HTTPException(400, f"header {key.decode()} must be a whole number")
+
+
+async def _read(receive: Receive, max_body_bytes: int) -> bytes | None:
+    """The body, or None where the client left before its end."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        return None
+    body = message.get("body", b"")
+    if not message.get("more_body"):
+        if len(body) > max_body_bytes:
+            raise _too_large(max_body_bytes)
+        return body
+    parts, total = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        total += len(parts[-1])
+        if total > max_body_bytes:
+            raise _too_large(max_body_bytes)
+    return b"".join(parts)
+
+
+def _too_large(max_body_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body is longer than the limit of {max_body_bytes} bytes")
+
+
+def _starlette(dataplane: Dataplane) -> Starlette:
+    """Every route but inference."""
+
+    def live(_: str, __: str) -> Any:
+        return {"live": True}
+
+    def ready(_: str, __: str) -> Any:
+        if not dataplane.ready():
+            raise RuntimeClosedError("the runtime is closed")
+        return {"ready": True}
+
+    def model_ready(name: str, version: str) -> Any:
+        return {"name": name, "ready": dataplane.model_ready(name, version)}
+
+    def index(_: str, __: str) -> Any:
+        return dataplane.index()
+
+    def server_metadata(_: str, __: str) -> Any:
+        return dataplane.server_metadata()
+
+    def all_statistics(_: str, __: str) -> Any:
+        return dataplane.statistics()
+
+    def get(path: str, answer: Callable[[str, str], Any]) -> Route:
+        return Route(path, _endpoint(answer), methods=["GET"])
+
+    model = "/v2/models/{name}"
+    version = model + "/versions/{version}"
+    app = Starlette(
+        routes=[
+            get("/v2", server_metadata),
+            get("/v2/health/live", live),
+            get("/v2/health/ready", ready),
+            get("/v2/models/stats", all_statistics),
+            Route("/v2/repository/index", _endpoint(index), methods=["POST"]),
+            *(
+                get(base + suffix, answer)
+                for base in (model, version)
+                for suffix, answer in (
+                    ("", dataplane.model_metadata),
+                    ("/ready", model_ready),
+                    ("/config", dataplane.model_config),
+                    ("/stats", dataplane.statistics),
+                )
+            ),
+        ],
+        exception_handlers={
+            HTTPException: _on_error,
+            MissileError: _on_error,
+            Exception: _on_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _endpoint(answer: Callable[[str, str], Any]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        path = request.path_params
+        document = answer(path.get("name", ""), path.get("version", ""))
+        return Response(orjson.dumps(document), media_type="application/json")
+
+    return endpoint
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    status, body, headers = failure(error, f"{request.method} {request.url.path}")
+    response = Response(body, status)
+    response.raw_headers = headers
+    return response

@@ -1,0 +1,104 @@
+"""A running HTTP server: `HttpApp` behind uvicorn, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import Self
+
+import uvicorn
+import uvloop
+
+from missile_jax.errors import ConfigError
+from missile_jax.runtime import Runtime
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.http import MAX_BODY_BYTES, HttpApp
+from missile_jax.server.protocol import limited_protocol
+
+MAX_HEADER_BYTES = 32 * 2**10
+DRAIN_S = 30.0
+_BACKLOG = 2048
+
+
+class HttpServer:
+    """Serves a `Runtime` over HTTP between `start` and `close`, or inside a ``with`` block.
+
+    host, port: where to listen; port 0 takes a free one, and `port` then names it.
+    max_body_bytes, max_header_bytes: a larger request is answered with 413 or 431.
+    drain_s: seconds that requests in flight have to end once `close` is called.
+
+    The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
+    closed after the server.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_header_bytes: int = MAX_HEADER_BYTES,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        self._socket = _bind(host, port)
+        self.host = host
+        self.port: int = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                HttpApp(Dataplane(runtime), max_body_bytes=max_body_bytes),
+                http=limited_protocol(max_header_bytes),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                backlog=_BACKLOG,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, round(drain_s)),
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="missile-http", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the server, such as ``"http://127.0.0.1:8000"``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def start(self) -> Self:
+        """Take connections from now on."""
+        # Clients that come before the loop runs wait in the backlog.
+        self._socket.listen(_BACKLOG)
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Take no more connections, let the requests in flight end, stop. May be called again."""
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._server.serve(sockets=[self._socket]))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on host={host!r}, port={port!r}: {error}") from None
+    return listener

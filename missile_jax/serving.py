@@ -1,0 +1,123 @@
+"""`serve`: models in, a running server out."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Self
+
+from missile_jax.errors import ConfigError
+from missile_jax.runtime import Runtime
+from missile_jax.schedule.view import Policy
+from missile_jax.server.http import MAX_BODY_BYTES
+from missile_jax.server.serve import DRAIN_S, MAX_HEADER_BYTES, HttpServer
+from missile_jax.spec import Model
+
+
+class Serving:
+    """A runtime and the server in front of it, to be closed together.
+
+    runtime: may be used directly beside the server.
+    url: where clients reach it.
+    """
+
+    def __init__(self, runtime: Runtime, server: HttpServer) -> None:
+        self.runtime = runtime
+        self.url = server.url
+        self._server = server
+
+    def close(self) -> None:
+        """Take no more requests, finish those in flight, close the runtime. May be called again."""
+        self._server.close()
+        self.runtime.close(drain=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(
+    models: Sequence[Model],
+    *,
+    http_port: int = 8000,
+    host: str = "127.0.0.1",
+    policy: str | Policy = "missile",
+    block: bool = True,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    max_header_bytes: int = MAX_HEADER_BYTES,
+    drain_s: float = DRAIN_S,
+    report: Callable[[str], None] = lambda line: None,
+) -> Serving:
+    """Load `models` and serve them over the Open Inference Protocol.
+
+    http_port, host: where to listen. Port 0 takes a free one. Only this machine reaches the default
+        host; there is no access control, so think before you change it.
+    policy: see `Runtime`.
+    block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
+        once a handle to close, which is a context manager.
+    max_body_bytes, max_header_bytes, drain_s: see `HttpServer`.
+    report: called with a line for each thing done: a model that was loaded, the url, the end.
+
+    Raises ConfigError for a wrong argument or an address in use, before any model is loaded;
+    ModelLoadError for a model that cannot be compiled.
+    """
+    names = [model.name for model in models]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"models have names {names}; each must have its own")
+    if block and threading.current_thread() is not threading.main_thread():
+        raise ConfigError("block=True waits for signals, so it needs the main thread")
+    with contextlib.ExitStack() as undo:
+        runtime = undo.enter_context(Runtime(policy=policy))
+        server = HttpServer(
+            runtime,
+            host,
+            http_port,
+            max_body_bytes=max_body_bytes,
+            max_header_bytes=max_header_bytes,
+            drain_s=drain_s,
+        )
+        undo.callback(server.close)
+        for model in models:
+            start = time.perf_counter()
+            info = runtime.load(model)
+            seconds = time.perf_counter() - start
+            report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
+        server.start()
+        serving = Serving(runtime, server)
+        undo.pop_all()
+    ready = f"serving {', '.join(names)} on {serving.url}"
+    if not block:
+        report(ready)
+        return serving
+    with serving, _stop_signals() as stop:
+        report(f"{ready}; stop with Ctrl-C")
+        stop.wait()
+        report("draining")
+    report("stopped")
+    return serving
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; the second signal does what it did before."""
+    stop = threading.Event()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        restore()
+        stop.set()
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        restore()

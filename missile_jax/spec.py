@@ -1,0 +1,152 @@
+"""What a user says about a model: values only, checked when they are made.
+
+Axis letters used in this package: B rows of a batch, L positions of a sequence.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from missile_jax.errors import ConfigError
+
+PyTree = Any
+# A jax.Device, which type checkers take for a variable.
+JaxDevice = Any
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Priority(enum.Enum):
+    """Class of a model: who goes first when both want the device."""
+
+    LATENCY = "latency"
+    BEST_EFFORT = "best_effort"
+
+    @classmethod
+    def of(cls, value: Priority | str) -> Priority:
+        """The member named by `value`. Raises ConfigError for any other value."""
+        try:
+            return cls(value)
+        except ValueError:
+            allowed = ", ".join(repr(p.value) for p in cls)
+            raise ConfigError(f"priority={value!r} is unknown; allowed: {allowed}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SLO:
+    """A model's objective: the `percentile` of its latencies lies within `deadline_ms`.
+
+    deadline_ms: milliseconds from arrival to result.
+    percentile: in (0, 1), such as 0.99. (Torpor, arXiv:2306.03622, section on queueing.)
+    """
+
+    deadline_ms: float
+    percentile: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
+            raise ConfigError(f"SLO deadline_ms={self.deadline_ms!r} must be a positive number")
+        if not 0 < self.percentile < 1:
+            raise ConfigError(
+                f"SLO percentile={self.percentile!r} must lie between 0 and 1, such as 0.99"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model to serve.
+
+    name: letters, digits, ``.``, ``_``, ``-``; at most 128 characters.
+    model: a Flax linen module, a Flax nnx module, or a function ``fn(params, inputs)``.
+    params: linen variables, or the first argument of the function; None for an nnx module.
+    example: pytree of arrays, each leaf [B, ...]. Gives tree, trailing shapes and dtypes; a linen
+        or nnx module is called with a dict's items as keyword arguments, with a tuple's items as
+        positional arguments, with anything else as its one argument.
+    priority: ``"latency"`` or ``"best_effort"``.
+    slo: what ``stats()`` measures attainment against; orders requests of latency models.
+    buckets: batch sizes B compiled at load. A request of B rows runs in the smallest bucket that
+        holds it, padded with zeros; more rows than the largest bucket is an error. Waiting requests
+        of one model share a bucket where they fit.
+    lengths: sequence lengths L compiled at load, for inputs [B, L, ...] whose axis 1 is as long as
+        the example's. A shorter sequence is padded with zeros, so a model with an attention mask
+        takes the mask as an input. None: the example's shape is the only one.
+    tenant: who is charged.
+    weight: share of device time among best-effort models.
+    queue_limit: requests that may wait; one more raises QueueFullError.
+    """
+
+    name: str
+    model: Any
+    params: PyTree = None
+    example: PyTree = field(default=None, repr=False)
+    priority: Priority | str = Priority.BEST_EFFORT
+    slo: SLO | None = None
+    buckets: Sequence[int] = (1,)
+    lengths: Sequence[int] | None = None
+    tenant: str = "default"
+    weight: float = 1.0
+    queue_limit: int = 4096
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"model name {self.name!r} is not allowed; use 1 to 128 letters, digits, "
+                "'.', '_' or '-', the first a letter or digit"
+            )
+        where = f"model {self.name!r}: "
+        object.__setattr__(self, "priority", Priority.of(self.priority))
+        object.__setattr__(self, "buckets", _sizes(where + "buckets", self.buckets))
+        if self.lengths is not None:
+            object.__setattr__(self, "lengths", _sizes(where + "lengths", self.lengths))
+        if self.example is None:
+            raise ConfigError(where + "example= is missing; give one input with its batch axis")
+        if self.slo is not None and not isinstance(self.slo, SLO):
+            raise ConfigError(where + f"slo={self.slo!r} must be a missile_jax.SLO")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ConfigError(where + f"weight={self.weight!r} must be a positive number")
+        if not isinstance(self.queue_limit, int) or self.queue_limit < 1:
+            raise ConfigError(where + f"queue_limit={self.queue_limit!r} must be 1 or more")
+
+
+def _sizes(where: str, values: Sequence[int]) -> tuple[int, ...]:
+    values = tuple(values)
+    if not values or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in values):
+        raise ConfigError(f"{where}={list(values)!r} must be a list of whole numbers of 1 or more")
+    return tuple(sorted(set(values)))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named leaf of a model's inputs or outputs.
+
+    name: path of the leaf in its tree (``"input_ids"``, ``"boxes.0"``); a tree that is one bare
+        array is called ``"input"`` or ``"output"``.
+    shape: None stands for an axis that follows the bucket: B, or L where `lengths` are declared.
+    dtype: numpy name, such as ``"float32"`` or ``"bfloat16"``.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model takes and gives: for front ends and for `Runtime.describe`."""
+
+    name: str
+    priority: Priority
+    tenant: str
+    slo: SLO | None
+    buckets: tuple[int, ...]
+    lengths: tuple[int, ...] | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameter_bytes: int
+
+
+ModelFn = Callable[[PyTree, PyTree], PyTree]

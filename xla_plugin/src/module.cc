@@ -1,0 +1,76 @@
+// Python bindings of the native parts: one file, so that the whole surface is seen at once.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <vector>
+
+#include "staging.h"
+
+namespace py = pybind11;
+
+namespace {
+
+// Stacks C-contiguous parts along their first axis into one aligned array of `rows` rows,
+// zero-padded behind the last part. Sizes are checked here because the copies run without the GIL.
+py::array StackRows(const py::list& parts, py::ssize_t rows) {
+  if (parts.empty()) throw py::value_error("stack_rows: no parts");
+  py::array first = py::cast<py::array>(parts[0]);
+  if (first.ndim() < 1) throw py::value_error("stack_rows: parts must have a first axis");
+  std::vector<py::ssize_t> shape(first.shape(), first.shape() + first.ndim());
+  py::ssize_t row_bytes = first.itemsize();
+  for (std::size_t axis = 1; axis < shape.size(); ++axis) row_bytes *= shape[axis];
+
+  struct Part {
+    const std::byte* data;
+    std::size_t size_bytes;
+  };
+  std::vector<Part> sources;
+  std::vector<py::array> keep_alive;
+  py::ssize_t filled = 0;
+  for (py::handle item : parts) {
+    py::array part = py::cast<py::array>(item);
+    bool same = part.ndim() == first.ndim() && part.dtype().equal(first.dtype());
+    for (py::ssize_t axis = 1; same && axis < part.ndim(); ++axis) {
+      same = part.shape(axis) == shape[axis];
+    }
+    if (!same) throw py::value_error("stack_rows: parts differ in dtype or trailing shape");
+    if (!(part.flags() & py::array::c_style)) {
+      throw py::value_error("stack_rows: parts must be C-contiguous");
+    }
+    sources.push_back({static_cast<const std::byte*>(part.data()),
+                       static_cast<std::size_t>(part.shape(0) * row_bytes)});
+    filled += part.shape(0);
+    keep_alive.push_back(std::move(part));
+  }
+  if (filled > rows) throw py::value_error("stack_rows: more rows than the bucket holds");
+
+  auto block = std::make_unique<missile::StagingBlock>(static_cast<std::size_t>(rows * row_bytes));
+  {
+    py::gil_scoped_release release;
+    std::size_t offset = 0;
+    for (const Part& part : sources) {
+      block->Write(offset, part.data, part.size_bytes);
+      offset += part.size_bytes;
+    }
+    block->ZeroFrom(offset);
+  }
+  shape[0] = rows;
+  void* data = block->data();
+  py::capsule owner(block.release(), [](void* p) { delete static_cast<missile::StagingBlock*>(p); });
+  return py::array(first.dtype(), shape, data, owner);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Native parts of missile_jax.";
+  m.attr("__version__") = MISSILE_VERSION;
+  m.attr("STAGING_ALIGNMENT") = missile::kStagingAlignment;
+  m.def("stack_rows", &StackRows, py::arg("parts"), py::arg("rows"),
+        "Stack C-contiguous arrays [n_i, ...] of one dtype and trailing shape into a new 64-byte "
+        "aligned array [rows, ...], zeros behind the last part. The copy runs without the GIL. "
+        "Raises ValueError if the parts do not fit together or hold more than `rows` rows.");
+  m.def("staging_blocks", &missile::LiveStagingBlocks, "Staging blocks alive.");
+  m.def("staging_bytes", &missile::LiveStagingBytes, "Bytes held by staging blocks alive.");
+}
