@@ -1,49 +1,84 @@
-# One way in for people and for CI. Everything lives in .venv/, made on first use.
+# One way in for people and for CI. Everything lives in $(VENV), made on first use.
 PYTHON ?= python3
-VENV   := .venv
+VENV   ?= .venv
 BIN    := $(VENV)/bin
+SHELL  := /bin/bash -o pipefail
 export JAX_PLATFORMS ?= cpu
 
+# Versions are pinned for Python 3.11. Any other Python gets the newest: that is the smoke tier.
+PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
+PIP   = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PINS)
+SELF  = $(PIP) --no-build-isolation --editable
+NATIVE := $(wildcard xla_plugin/CMakeLists.txt xla_plugin/src/*)
+
+.NOTPARALLEL:
 .PHONY: setup demo test smoke lint format bench soak docs clean
 
-$(VENV)/.bench: pyproject.toml constraints.txt $(wildcard xla_plugin/*.txt xla_plugin/src/*)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt "scikit-build-core>=0.10" "pybind11>=2.13" cmake ninja
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[bench]'
-	touch $@
-
-$(VENV)/.test: $(VENV)/.bench
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[test]'
-	$(BIN)/python -m tools.h100_compiler
-	touch $@
-
-$(VENV)/.lint: $(VENV)/.bench
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[lint]'
-	touch $@
-
 setup: $(VENV)/.bench
+
+$(VENV)/.native: pyproject.toml constraints.txt $(NATIVE)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: set PYTHON=")'
+	@command -v c++ >/dev/null || { echo "a C++17 compiler named c++ is needed" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "scikit-build-core>=0.10" "pybind11>=2.13" cmake ninja
+	@touch $@
+
+# One stamp for each extra, so that nothing is asked of the index twice.
+$(VENV)/.bench $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(VENV)/.native
+	$(SELF) '.[$*]'
+	@touch $@
+
+# What compiles for an H100 without one: files only, never beside the packages JAX looks through.
+$(VENV)/.h100: $(VENV)/.test
+	rm -rf $(VENV)/h100
+	version=$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)') && \
+	$(PIP) --no-deps --target $(VENV)/h100 \
+	    jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cuda-nvcc-cu12
+	@touch $@
 
 demo: setup
 	$(BIN)/python -m benchmarks demo --out out/demo
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest
+test: $(VENV)/.test $(VENV)/.h100
+	$(BIN)/python -m pytest -m "not gpu"
 
 smoke: $(VENV)/.test
-	$(BIN)/python -m pytest -m smoke
+	$(BIN)/python -m pytest -m "smoke and not gpu"
 
-lint: $(VENV)/.lint
+bench: setup
+	$(BIN)/python -m benchmarks overhead --quick --json out/bench/overhead.json
+	$(BIN)/python -m benchmarks colocation --quick --json out/bench/colocation.json
+
+soak: setup
+	$(BIN)/python -m benchmarks soak --json out/bench/soak.json
+
+SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+HEADERS = $(shell $(BIN)/python -c 'import pybind11, sysconfig; \
+    print("-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include"))')
+
+lint: $(VENV)/.lint $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	PYTHONPATH=. $(BIN)/lint-imports
+	# import-linter reads folders, so it gets one where the parts lie as they are installed: models/
+	# is missile_jax.models, and the native module is a module. -S keeps the editable install out.
+	rm -rf build/imports && mkdir -p build/imports
+	cp -R missile_jax benchmarks build/imports
+	cp -R models build/imports/missile_jax
+	cp missile_jax/_native.pyi build/imports/missile_jax/_native.py
+	cd build/imports && PYTHONPATH=$(SITE) $(abspath $(BIN))/python -S -c \
+	    'from importlinter.cli import lint_imports_command as lint; lint()' \
+	    --config ../../pyproject.toml
 	$(BIN)/clang-format --dry-run -Werror xla_plugin/src/*
+	$(BIN)/clang-tidy --quiet xla_plugin/src/*.cc -- -std=c++17 -DMISSILE_VERSION='"lint"' $(HEADERS)
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i xla_plugin/src/*
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .hypothesis site
+	rm -rf $(VENV) build dist out site .pytest_cache .ruff_cache .hypothesis

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from missile_jax import serving
-from missile_jax.config import Config, load_config, zoo
+from missile_jax.config import Config, zoo
 from missile_jax.errors import ConfigError
+from missile_jax.sources import load_config
 
 app = typer.Typer(
     help="Serve many Flax models from one accelerator.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ class Runtime:
         quantum_ms = (
             _QUANTUM_MS.get(self._device.platform, 1.0) if quantum_ms is None else quantum_ms
         )
-        if not quantum_ms > 0:
+        if not 0 < quantum_ms < math.inf:
             raise ConfigError(f"quantum_ms={quantum_ms!r} must be a positive number")
         directory = cache_directory(cache_dir)
         persistent_cache(directory / "xla")
@@ -73,7 +74,8 @@ class Runtime:
         self._builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
         self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
         self._loading = threading.Lock()
-        self._driving = threading.Lock()
+        # Reentrant: a callback of a future may call `infer` while its thread drives.
+        self._driving = threading.RLock()
         self._guard: threading.Thread | None = None
 
     # Models.
@@ -200,7 +202,7 @@ class Runtime:
         deadline_ms: float | None,
         finish: Callable[[list[np.ndarray]], Any],
     ) -> Request:
-        if deadline_ms is not None and not deadline_ms > 0:
+        if deadline_ms is not None and not 0 < deadline_ms < math.inf:
             raise ConfigError(f"deadline_ms={deadline_ms!r} must be a positive number of ms")
         now_ns = self._mux.clock.now_ns()
         deadline_ns = NEVER_NS if deadline_ms is None else now_ns + round(deadline_ms * 1e6)
@@ -230,7 +232,8 @@ class Runtime:
         """
         if self._mux.device.autonomous:
             raise RuntimeClosedError("step() is for a runtime without threads; this one is started")
-        return self._mux.step()
+        with self._driving:
+            return self._mux.step()
 
     def run_until_idle(self, timeout_s: float | None = None) -> bool:
         """Works, or waits for the runtime's threads, until no request is left.
@@ -245,14 +248,16 @@ class Runtime:
         with self._driving:
             while self._mux.step():
                 if end_ns is not None and self._mux.clock.now_ns() >= end_ns:
-                    return self._mux.wait_idle(0)
-        return True
+                    break
+        return self._mux.wait_idle(0)
 
     def start(self) -> Self:
         """Gives the runtime threads of its own. Requests submitted before start running."""
         with self._driving:
             self._mux.check_open()
             if not self._mux.device.autonomous:
+                while self._mux.device.pump():
+                    pass
                 self._mux.device = LaneDevice()
                 self._guard = threading.Thread(
                     target=self._guard_deadlines, name="missile-deadlines", daemon=True

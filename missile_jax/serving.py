@@ -25,15 +25,16 @@ class Serving:
     url: where clients reach it.
     """
 
-    def __init__(self, runtime: Runtime, server: HttpServer) -> None:
+    def __init__(self, runtime: Runtime, server: HttpServer, drain_s: float) -> None:
         self.runtime = runtime
         self.url = server.url
         self._server = server
+        self._drain_s = drain_s
 
     def close(self) -> None:
         """Take no more requests, finish those in flight, close the runtime. May be called again."""
         self._server.close()
-        self.runtime.close(drain=True)
+        self.runtime.close(drain=True, timeout_s=self._drain_s)
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +90,7 @@ def serve(
             seconds = time.perf_counter() - start
             report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
         server.start()
-        serving = Serving(runtime, server)
+        serving = Serving(runtime, server, drain_s)
         undo.pop_all()
     ready = f"serving {', '.join(names)} on {serving.url}"
     if not block:

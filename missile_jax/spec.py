@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,10 +113,10 @@ class Model:
 
 
 def _sizes(where: str, values: Sequence[int]) -> tuple[int, ...]:
-    values = tuple(values)
-    if not values or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in values):
-        raise ConfigError(f"{where}={list(values)!r} must be a list of whole numbers of 1 or more")
-    return tuple(sorted(set(values)))
+    sizes = tuple(values) if isinstance(values, Iterable) else ()
+    if not sizes or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in sizes):
+        raise ConfigError(f"{where}={values!r} must be a list of whole numbers of 1 or more")
+    return tuple(sorted(set(sizes)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from missile_jax.engine.job import Job, Piece
@@ -19,7 +19,8 @@ class Device(Protocol):
     """Runs pieces. `launch` never runs one itself; `finished` is called once for each.
 
     simulated: whether results are made up.
-    autonomous: whether pieces run by themselves; otherwise `pump` runs the next one.
+    autonomous: whether pieces run by themselves; otherwise `pump` runs the next one, and nothing
+        is launched between two steps of the user's loop.
     """
 
     simulated: bool
@@ -59,10 +60,11 @@ class InlineDevice:
         self._pending.put((piece, finished))
 
     def pump(self) -> bool:
-        if self._pending.empty():
+        try:
+            piece, finished = self._pending.get_nowait()
+        except Empty:
             return False
-        piece, finished = self._pending.get()
-        finished(piece, _run(piece))
+        _run_here(piece, finished)
         return True
 
     @contextmanager
@@ -77,18 +79,22 @@ class InlineDevice:
 
 
 class _Own(threading.local):
-    """What a thread that attends to a request has to run."""
+    """What a thread is to run next, launched from the thread itself.
+
+    request: the one it attends to; only pieces of that one's job. lane: it runs any piece.
+    """
 
     request: Request | None = None
+    lane: bool = False
     work: tuple[Piece, Finished] | None = None
 
 
 class LaneDevice:
     """XLA, each piece in flight on a thread of its own.
 
-    A lane is a thread that launches a piece, blocks until it is ready and reports. The lane that
-    was free last is taken first: what a finished piece makes possible runs on the same thread,
-    without a switch.
+    A lane is a thread that launches a piece, blocks until it is ready and reports. What a finished
+    piece makes possible runs on the same thread, without a switch. The lane that was free last is
+    taken first.
     """
 
     simulated = False
@@ -102,29 +108,42 @@ class LaneDevice:
 
     def launch(self, piece: Piece, finished: Finished) -> None:
         own = self._own
-        if own.request is not None and piece.job.requests[0] is own.request:
+        mine = own.lane or (own.request is not None and piece.job.requests[0] is own.request)
+        if mine and own.work is None:
             own.work = (piece, finished)
-            return
-        with self._lock:
-            lane = self._free.pop() if self._free else self._new_lane()
-        lane.put((piece, finished))
+        else:
+            self._hand_over((piece, finished))
 
     def pump(self) -> bool:
         return False
 
     @contextmanager
     def attend(self, request: Request) -> Iterator[Callable[[], None]]:
-        self._own.request = request
+        # A callback may wait for a request in its turn, on a thread that has work of its own.
+        own = self._own
+        self._release()
+        lane, own.lane, own.request = own.lane, False, request
         try:
             yield self._work
         finally:
-            self._own.request = None
+            own.request = None
+            self._release()
+            own.lane = lane
 
     def _work(self) -> None:
         while (work := self._own.work) is not None:
             self._own.work = None
-            piece, finished = work
-            finished(piece, _run(piece))
+            _run_here(*work)
+
+    def _release(self) -> None:
+        work, self._own.work = self._own.work, None
+        if work is not None:
+            self._hand_over(work)
+
+    def _hand_over(self, work: tuple[Piece, Finished]) -> None:
+        with self._lock:
+            lane = self._free.pop() if self._free else self._new_lane()
+        lane.put(work)
 
     def answers(self, job: Job) -> list[Any]:
         return job.answers()
@@ -148,14 +167,25 @@ class LaneDevice:
         return lane
 
     def _serve(self, lane: SimpleQueue[tuple[Piece, Finished] | None]) -> None:
+        own = self._own
+        own.lane = True
         while (work := lane.get()) is not None:
-            piece, finished = work
-            error = _run(piece)
+            while work is not None:
+                piece, finished = work
+                finished(piece, _run(piece))
+                work, own.work = own.work, None
+            # A piece holds arrays: do not keep them while the lane waits.
+            del piece, finished
             with self._lock:
                 self._free.append(lane)
-            finished(piece, error)
-            # A piece holds arrays: do not keep them while the lane waits.
-            del work, piece, finished, error
+
+
+def _run_here(piece: Piece, finished: Finished) -> None:
+    """For a thread of the user's, which is to see its own KeyboardInterrupt."""
+    error = _run(piece)
+    finished(piece, error)
+    if error is not None and not isinstance(error, Exception):
+        raise error
 
 
 def _run(piece: Piece) -> BaseException | None:

@@ -16,11 +16,22 @@ class Job:
     Inputs are stacked when the first piece starts, on the thread that launches it.
     """
 
-    __slots__ = ("_program", "_slots", "compute_ns", "plan", "position", "requests", "rows")
+    __slots__ = (
+        "_inputs",
+        "_program",
+        "_slots",
+        "compute_ns",
+        "plan",
+        "position",
+        "requests",
+        "rows",
+    )
 
     def __init__(self, program: Program, requests: Sequence[Request]) -> None:
         self._program = program
         self._slots: list[Any] | None = None
+        # Kept here, since a request that is given up while it waits for its launch drops its own.
+        self._inputs = [r.inputs for r in requests]
         self.requests = list(requests)
         self.rows = sum(r.rows for r in requests)
         self.plan: Plan = program.plan_for(self.rows, requests[0].length)
@@ -45,8 +56,8 @@ class Job:
     def run(self, segment: Segment) -> None:
         """Launches `segment` and returns when its results are there."""
         if self._slots is None:
-            inputs = self._program.stack([r.inputs for r in self.requests], self.rows)
-            self._slots = self.plan.start(inputs)
+            self._slots = self.plan.start(self._program.stack(self._inputs, self.rows))
+            self._inputs.clear()
         for result in segment.run(self._program.leaves, self._slots):
             result.block_until_ready()
 

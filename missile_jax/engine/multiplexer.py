@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from missile_jax.schedule.view import Launch, Policy
 _SWEEP_ABOVE = 4096
 _LONGEST_SLEEP_S = 3600.0
 
+_log = logging.getLogger(__name__)
+
 # A request with what its future is to be set to: an answer or an error.
 Outcome = tuple[Request, Any, BaseException | None]
 
@@ -54,7 +57,8 @@ class Multiplexer:
     piece to `_finished`, which goes on with the job or answers its requests, and launches again.
     All state is behind one lock. Futures are set outside of it, since that runs users' callbacks.
 
-    observer: called with a LaunchRecord after each piece, under the lock: it must be quick.
+    observer: called with a LaunchRecord after each piece, under the lock: it must be quick. What it
+        raises is logged.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Multiplexer:
         self._deadlines: list[tuple[int, int, Request]] = []
         self._sweep_above = _SWEEP_ABOVE
         self._order = itertools.count()
+        self._answering: list[int] = []
         self._closed: MissileError | None = None
 
     def submit(self, request: Request) -> None:
@@ -110,7 +115,7 @@ class Multiplexer:
             self._expire(outcomes)
             launched = self._launch(outcomes)
         _resolve(outcomes)
-        return self.device.pump() or launched
+        return launched if self.device.autonomous else self.device.pump() or launched
 
     def _launch(self, outcomes: list[Outcome]) -> bool:
         if self._closed or not self.table.waiting:
@@ -120,13 +125,22 @@ class Multiplexer:
             for launch in self.policy.decide(self.table.view(now_ns)):
                 served = self.table[launch.model]
                 piece = self._piece(served, launch, now_ns)
-                self.device.launch(piece, partial(self._finished, served))
                 launched = True
+                self._put(served, piece, now_ns, outcomes)
         except Exception as error:  # noqa: BLE001 - a policy may be the user's
             self._closed = RuntimeClosedError(f"policy {self.policy.name!r} failed: {error!r}")
             self._closed.__cause__ = error
             self._drop_all(self._closed, outcomes)
         return launched
+
+    def _put(self, served: Served, piece: Piece, now_ns: int, outcomes: list[Outcome]) -> None:
+        try:
+            self.device.launch(piece, partial(self._finished, served))
+        except Exception as error:  # noqa: BLE001 - such as no further thread to be had
+            self.table.ended(served, piece, now_ns)
+            failed = _model_error(served.name, error)
+            _fail(served, piece.job.requests, failed, now_ns, outcomes)
+            self.table.settle(served)
 
     def _piece(self, served: Served, launch: Launch, now_ns: int) -> Piece:
         if served.paused:
@@ -147,7 +161,9 @@ class Multiplexer:
         """`piece` has run: goes on with its job or answers its requests, then launches again."""
         job = piece.job
         outcomes: list[Outcome] = []
+        me = threading.get_ident()
         with self.lock:
+            self._answering.append(me)
             now_ns = self.clock.now_ns()
             self.table.ended(served, piece, now_ns)
             self._observe(served, piece, now_ns)
@@ -163,12 +179,14 @@ class Multiplexer:
                 served.paused.append(job)
             self.table.settle(served)
             self._expire(outcomes)
-            self._launch(outcomes)
-            if self.table.idle:
-                self._idle.notify_all()
+            if self.device.autonomous:
+                self._launch(outcomes)
         if error is None and job.done:
             outcomes += self._answers(job)
         _resolve(outcomes)
+        with self.lock:
+            self._answering.remove(me)
+            self._idle.notify_all()
 
     def _answers(self, job: Job) -> list[Outcome]:
         try:
@@ -179,17 +197,17 @@ class Multiplexer:
         return [(r, a, None) for r, a in zip(job.requests, answers, strict=True)]
 
     def _observe(self, served: Served, piece: Piece, now_ns: int) -> None:
-        if self.observer is not None:
+        if self.observer is None:
+            return
+        job = piece.job
+        try:
             self.observer(
                 LaunchRecord(
-                    served.name,
-                    served.latency,
-                    piece.index,
-                    piece.job.rows,
-                    piece.started_ns,
-                    now_ns,
+                    served.name, served.latency, piece.index, job.rows, piece.started_ns, now_ns
                 )
             )
+        except Exception:  # noqa: BLE001 - an observer is the user's
+            _log.exception("the observer failed")
 
     # Every other way out.
 
@@ -250,7 +268,12 @@ class Multiplexer:
     def wait_idle(self, timeout_s: float | None) -> bool:
         """Blocks until nothing waits or runs. False if that took longer than `timeout_s`."""
         with self.lock:
-            return self._idle.wait_for(lambda: self.table.idle, timeout_s)
+            return self._idle.wait_for(self._is_idle, timeout_s)
+
+    def _is_idle(self) -> bool:
+        # Answers are on their way after the device has ended; a callback must not wait for its own.
+        me = threading.get_ident()
+        return self.table.idle and all(thread == me for thread in self._answering)
 
     def add(self, served: Served) -> None:
         """Serves a model. Raises ModelExistsError, RuntimeClosedError."""

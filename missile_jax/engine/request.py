@@ -22,14 +22,20 @@ class RequestFuture(Future):
 
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__()
-        self._on_cancel = on_cancel
+        self._on_cancel = [on_cancel]
 
     def cancel(self) -> bool:
-        first = not self.cancelled()
-        done = super().cancel()
-        if done and first:
-            self._on_cancel()
-        return done
+        if not super().cancel():
+            return False
+        try:
+            # Threads may cancel at once: pop is atomic, so that one of them tells.
+            on_cancel = self._on_cancel.pop()
+        except IndexError:
+            return True
+        # Executors do this when they come to a cancelled future; `wait` and `as_completed` need it.
+        self.set_running_or_notify_cancel()
+        on_cancel()
+        return True
 
     def resolve(self, result: Any = None, error: BaseException | None = None) -> bool:
         """Sets the result or error; False if the future was done or cancelled before."""

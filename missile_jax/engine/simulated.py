@@ -16,12 +16,15 @@ from missile_jax.engine.request import Request
 class SimulatedDevice:
     """Pieces take their segment's `duration_ns`; those in flight together slow each other down.
 
+    The engine launches whenever something arrives or ends, as on real threads; time passes in
+    `advance_to` and `pump`.
+
     slowdown: how much longer a piece takes for each other piece in flight when it starts: 0.0 for
         a device with room for all, 1.0 for one that is always full.
     """
 
     simulated = True
-    autonomous = False
+    autonomous = True
 
     def __init__(self, clock: VirtualClock, slowdown: float = 1.0) -> None:
         self._clock = clock
@@ -40,7 +43,14 @@ class SimulatedDevice:
         self._order += 1
         heapq.heappush(self._running, (end, self._order, piece, finished))
 
+    def advance_to(self, when_ns: int) -> None:
+        """Ends all pieces that end by `when_ns`, and turns the clock there."""
+        while self._running and self._running[0][0] <= when_ns:
+            self.pump()
+        self._clock.advance_to(when_ns)
+
     def pump(self) -> bool:
+        """Turns the clock to the end of the next piece. False if nothing runs."""
         if not self._running:
             return False
         end, _, piece, finished = heapq.heappop(self._running)

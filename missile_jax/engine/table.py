@@ -159,7 +159,8 @@ class Table:
             self._last_latency_ns = now_ns
         else:
             self._best_effort_in_flight -= 1
-            self._fair.charge(served.name, duration_ns, served.weight)
+            if self.has(served):
+                self._fair.charge(served.name, duration_ns, served.weight)
 
     def settle(self, served: Served) -> None:
         """Drops jobs that nobody waits for; a model with nothing left leaves the view."""

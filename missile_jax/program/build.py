@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,21 +14,25 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
-from missile_jax.program.compile import compile_flat, flat_jaxpr
+from missile_jax.program.compile import compile_flat
 from missile_jax.program.costs import Costs
 from missile_jax.program.cut import Place, choose, places
 from missile_jax.program.plan import Plan, Segment
+from missile_jax.program.signature import Signature
 from missile_jax.program.split import splitter
-from missile_jax.program.trace import Rule, Traced, bind_eqn, rewrite
+from missile_jax.program.trace import Rule, Traced, bind_eqn, flat_jaxpr, rewrite
 from missile_jax.spec import JaxDevice
 
 # A segmented plan further than this from the whole is not used.
 TOLERANCE = 1e-5
-# A segment may exceed the quantum by this before it is cut again with corrected costs.
-_SLACK = 1.15
+# A segment whose time lies within these of what was expected keeps the costs it was cut by.
+_APART = (0.6, 1.15)
 _ROUNDS = 4
 _TIMED_RUNS = 3
 _SPLIT_PASSES = 3
+
+
+_plans: weakref.WeakValueDictionary[str, Plan] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,24 @@ class Builder:
     ) -> Plan:
         """A plan of `traced` on parameter `leaves`, profiled on `inputs` if so asked.
 
+        Models of one architecture get the same plan: it was profiled with the first one's values.
+
         Raises whatever compilation or the model itself raises.
         """
+        signature = Signature().add(traced.jaxpr, traced.num_params, str(traced.out_tree))
+        signature.add(self.device, self.quantum_ns)
+        key = signature.add(self.profile, segmented).digest()
+        plan = _plans.get(key)
+        if plan is None:
+            plan = replace(
+                self._build(traced, leaves, inputs, segmented), keep=tuple(signature.keep)
+            )
+            _plans[key] = plan
+        return plan
+
+    def _build(
+        self, traced: Traced, leaves: Sequence[Any], inputs: Sequence[Any], segmented: bool
+    ) -> Plan:
         program = _Program.of(traced)
         whole = program.segment(program.eqns, program.out_vars, (), self.device)
         not_cut = "" if segmented else "not asked for"
@@ -91,7 +112,8 @@ class Builder:
                     replace(s, duration_ns=d) for s, d in zip(plan.segments, durations, strict=True)
                 ),
             )
-            if not _correct(costs, [0, *cuts, len(costs)], durations, self.quantum_ns):
+            _correct(costs, [0, *cuts, len(costs)], durations)
+            if choose(all_places, costs, self.quantum_ns) == cuts:
                 break
         return _checked(plan, leaves, inputs)
 
@@ -231,19 +253,17 @@ def _time_run(plan: Plan, leaves: Sequence[Any], inputs: Sequence[Any]) -> list[
     return [int(b) for b in best]
 
 
-def _correct(
-    costs_ns: list[int], edges: Sequence[int], durations_ns: Sequence[int], quantum_ns: int
-) -> bool:
-    """Scales costs to what their segment took. True if a segment that is too long can be cut."""
-    again = False
+def _correct(costs_ns: list[int], edges: Sequence[int], durations_ns: Sequence[int]) -> None:
+    """Scales the costs of each segment's equations to what the segment took.
+
+    Only where the two are well apart: small corrections would move cuts back and forth.
+    """
     for k, duration in enumerate(durations_ns):
         start, stop = edges[k], edges[k + 1]
-        expected = sum(costs_ns[start:stop])
-        if duration > quantum_ns * _SLACK and stop - start > 1 and expected < duration:
-            again = True
+        expected = max(1, sum(costs_ns[start:stop]))
+        if not _APART[0] < duration / expected < _APART[1]:
             for i in range(start, stop):
                 costs_ns[i] = math.ceil(costs_ns[i] * duration / expected)
-    return again
 
 
 def _checked(plan: Plan, leaves: Sequence[Any], inputs: Sequence[Any]) -> Plan:
@@ -262,7 +282,8 @@ def _checked(plan: Plan, leaves: Sequence[Any], inputs: Sequence[Any]) -> Plan:
 
 
 def _relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    a, b = a.astype(wide), b.astype(wide)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0

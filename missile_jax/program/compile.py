@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
+from missile_jax.program.lower import rule_for
 from missile_jax.program.signature import Signature
+from missile_jax.program.trace import interpret
 from missile_jax.spec import JaxDevice
 
 
@@ -45,7 +47,7 @@ def compilations() -> int:
 def compile_flat(jaxpr: jex.ClosedJaxpr, device: JaxDevice) -> Executable:
     """Compiles `jaxpr` for `device`, or returns the executable of an equal one that is in use."""
     global _compilations
-    signature = Signature().add(jaxpr, device.platform, device.id, device.device_kind)
+    signature = Signature().add(jaxpr, device)
     key = signature.digest()
     with _guard:
         lock = _locks.setdefault(key, threading.Lock())
@@ -58,7 +60,11 @@ def compile_flat(jaxpr: jex.ClosedJaxpr, device: JaxDevice) -> Executable:
             jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding, weak_type=a.weak_type)
             for a in jaxpr.in_avals
         ]
-        compiled = jax.jit(jex.jaxpr_as_fun(jaxpr), out_shardings=sharding).lower(*shapes).compile()
+
+        def lowered(*args: Any) -> list[Any]:
+            return interpret(jaxpr.jaxpr, jaxpr.consts, args, rule_for(device.platform))
+
+        compiled = jax.jit(lowered, out_shardings=sharding).lower(*shapes).compile()
         memory = compiled.memory_analysis()
         executable = Executable(
             compiled,
@@ -82,10 +88,3 @@ def persistent_cache(directory: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def flat_jaxpr(
-    eqns: Sequence[jex.JaxprEqn], reads: Sequence[Any], writes: Sequence[Any]
-) -> jex.ClosedJaxpr:
-    """A closed jaxpr of `eqns` that takes `reads` and gives `writes`."""
-    return jex.ClosedJaxpr(jex.Jaxpr((), list(reads), list(writes), list(eqns)), ())

@@ -13,6 +13,7 @@ import platform
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from jax.extend import core as jex
 
 from missile_jax.program.compile import compile_flat
 from missile_jax.program.signature import Signature, eqn_signature
-from missile_jax.program.trace import shape_of
+from missile_jax.program.trace import flat_jaxpr, shape_of
 from missile_jax.spec import JaxDevice
 
 # Rates for what is not measured, of one slow core: they only have to tell small from large.
@@ -67,8 +68,9 @@ class MeasuredCosts:
 
     def cost_ns(self, eqn: jex.JaxprEqn) -> int:
         estimate = estimate_ns(eqn)
-        # A while loop may not end on made-up operands: the plan's own profile measures it.
-        if estimate < _MEASURE_ABOVE_NS or eqn.primitive.name in _BY_BYTES or _loops(eqn):
+        # A while loop may not end on made-up operands, and a function of the user's is not to see
+        # them: the plan's own profile measures both.
+        if estimate < _MEASURE_ABOVE_NS or eqn.primitive.name in _BY_BYTES or _unfit(eqn):
             return estimate
         key = eqn_signature(eqn)
         with self._lock:
@@ -77,19 +79,24 @@ class MeasuredCosts:
             return self._known[key]
 
     def save(self) -> None:
-        """Writes what was measured, merged with what other processes wrote meanwhile."""
+        """Writes what was measured, merged with what other processes wrote meanwhile.
+
+        Warns where it can not be written: then it is measured again the next time.
+        """
         with self._lock:
             self._known = {**_read(self._path), **self._known}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".json")
-            with os.fdopen(handle, "w") as file:
-                json.dump(self._known, file)
-            os.replace(name, self._path)
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".json")
+                with os.fdopen(handle, "w") as file:
+                    json.dump(self._known, file)
+                os.replace(name, self._path)
+            except OSError as error:
+                warnings.warn(f"measured costs are not kept: {error}", stacklevel=2)
 
     def _measure(self, eqn: jex.JaxprEqn) -> int:
         free = [v for v in dict.fromkeys(eqn.invars) if not isinstance(v, jex.Literal)]
-        jaxpr = jex.Jaxpr((), free, eqn.outvars, [eqn])
-        executable = compile_flat(jex.ClosedJaxpr(jaxpr, ()), self._device)
+        executable = compile_flat(flat_jaxpr([eqn], free, eqn.outvars), self._device)
         operands = [jax.device_put(_operand(v.aval), self._device) for v in free]
         jax.block_until_ready(executable.call(*operands))
         best = math.inf
@@ -125,10 +132,10 @@ def _operations(eqn: jex.JaxprEqn) -> float:
     return 4.0 * out
 
 
-def _loops(eqn: jex.JaxprEqn) -> bool:
-    if eqn.primitive.name == "while":
+def _unfit(eqn: jex.JaxprEqn) -> bool:
+    if eqn.primitive.name in ("while", "pure_callback"):
         return True
-    return any(_loops(e) for j in jex.jaxprs_in_params(eqn.params) for e in j.eqns)
+    return any(_unfit(e) for j in jex.jaxprs_in_params(eqn.params) for e in j.eqns)
 
 
 def _bytes(aval: Any) -> int:
@@ -158,6 +165,6 @@ def _cpu_model() -> str:
 def _read(path: Path) -> dict[str, int]:
     try:
         known = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return {str(k): int(v) for k, v in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return {str(k): int(v) for k, v in known.items()} if isinstance(known, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,10 +12,10 @@ import numpy as np
 from missile_jax.errors import MissileError, ModelLoadError
 from missile_jax.program.bind import bind, parameter_leaves
 from missile_jax.program.build import Builder
-from missile_jax.program.plan import Plan
+from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.program import Leaf, Program
 from missile_jax.program.trace import trace
-from missile_jax.spec import Model, ModelFn, ModelInfo, Priority, PyTree, TensorSpec
+from missile_jax.spec import JaxDevice, Model, ModelFn, ModelInfo, Priority, PyTree, TensorSpec
 
 
 def load(spec: Model, builder: Builder) -> Program:
@@ -45,7 +46,7 @@ def _load(spec: Model, builder: Builder) -> Program:
     outputs, batched = _output_leaves(spec, fn, params, in_tree, inputs)
 
     plans: dict[tuple[int, int], Plan] = {}
-    hoisted: list[jax.Array] | None = None
+    hoisted = _Pool(builder.device)
     shapes = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own])
     for rows in spec.buckets:
         for length in spec.lengths or (0,):
@@ -53,22 +54,15 @@ def _load(spec: Model, builder: Builder) -> Program:
                 _resize(leaf, x, rows, length) for leaf, x in zip(inputs, examples, strict=True)
             ]
             traced = trace(fn, shapes, jax.tree.unflatten(in_tree, sized))
-            if hoisted is None:
-                hoisted = [
-                    jax.device_put(x, builder.device, may_alias=False) for x in traced.hoisted
-                ]
-            elif [x.shape for x in traced.hoisted] != [x.shape for x in hoisted]:
-                raise ModelLoadError(
-                    f"model {spec.name!r}: the arrays it closes over depend on the input's shape; "
-                    "pass them in params"
-                )
-            plans[rows, length] = builder.build(
+            at = [hoisted.place(x) for x in traced.hoisted]
+            plan = builder.build(
                 traced,
-                [*device_leaves, *hoisted],
+                [*device_leaves, *(hoisted.arrays[k] for k in at)],
                 sized,
                 segmented=spec.priority is Priority.BEST_EFFORT,
             )
-    leaves = (*device_leaves, *(hoisted or ()))
+            plans[rows, length] = _moved(plan, len(own), at)
+    leaves = (*device_leaves, *hoisted.arrays)
     out_tree = next(iter(plans.values())).out_tree
     info = ModelInfo(
         name=spec.name,
@@ -82,6 +76,45 @@ def _load(spec: Model, builder: Builder) -> Program:
         parameter_bytes=sum(x.nbytes for x in leaves),
     )
     return Program(info, leaves, plans, in_tree, out_tree, inputs, outputs, batched)
+
+
+class _Pool:
+    """Arrays that a model closes over at any of its shapes, on the device, equal ones once."""
+
+    def __init__(self, device: JaxDevice) -> None:
+        self._device = device
+        self._sources: list[Any] = []
+        self.arrays: list[jax.Array] = []
+
+    def place(self, array: Any) -> int:
+        for k, source in enumerate(self._sources):
+            if source is array or _equal(source, array):
+                return k
+        self._sources.append(array)
+        self.arrays.append(jax.device_put(array, self._device, may_alias=False))
+        return len(self._sources) - 1
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if (
+        a.shape != b.shape
+        or a.dtype != b.dtype
+        or jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended)
+    ):
+        return False
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def _moved(plan: Plan, num_own: int, at: list[int]) -> Plan:
+    """`plan` with its k-th hoisted array at place `at[k]` of the pool."""
+    if at == list(range(len(at))):
+        return plan
+
+    def move(segment: Segment) -> Segment:
+        params = (i if i < num_own else num_own + at[i - num_own] for i in segment.params)
+        return replace(segment, params=tuple(params))
+
+    return replace(plan, whole=move(plan.whole), segments=tuple(map(move, plan.segments)))
 
 
 def _input_leaves(spec: Model, tree: Any, examples: list[np.ndarray]) -> tuple[Leaf, ...]:
@@ -137,9 +170,8 @@ def _output_leaves(
     if not here:
         raise ModelLoadError(f"model {spec.name!r}: it returns no array")
     other_rows = other(rows + 1, length)
-    other_length = (
-        other(rows, lengths[0] if len(lengths) > 1 else length + 1) if spec.lengths else here
-    )
+    second = lengths[0] if len(lengths) > 1 else length + 1
+    other_length = other(rows, second) if spec.lengths else here
     batched = all(
         a.shape[:1] == (rows,) and b.shape[:1] == (rows + 1,) and a.shape[1:] == b.shape[1:]
         for a, b in zip(here, other_rows, strict=True)
@@ -149,7 +181,12 @@ def _output_leaves(
             name,
             a.shape,
             np.dtype(a.dtype),
-            tuple(k for k in range(len(a.shape)) if a.shape[k] != b.shape[k]),
+            # An axis that only depends on the length, such as L/2, can not be cut to a request's.
+            tuple(
+                k
+                for k in range(len(a.shape))
+                if (a.shape[k], b.shape[k]) == (length, second) and length != second
+            ),
         )
         for name, a, b in zip(
             _names(result(rows, length), "output"), here, other_length, strict=True

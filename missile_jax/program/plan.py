@@ -43,7 +43,7 @@ class Segment:
         return results
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Plan:
     """How a model runs at one input shape.
 
@@ -55,6 +55,7 @@ class Plan:
     bit_identical: whether the segments gave the same bits as the whole on the example.
     max_relative_error: largest difference to the whole, relative to the largest value of the leaf.
     not_cut: why the program was left whole, or "".
+    keep: objects that the key of equal plans names by identity.
     """
 
     whole: Segment
@@ -65,6 +66,7 @@ class Plan:
     bit_identical: bool
     max_relative_error: float
     not_cut: str
+    keep: tuple[Any, ...] = ()
 
     @property
     def temp_bytes(self) -> int:

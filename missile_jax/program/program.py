@@ -118,7 +118,7 @@ class Program:
     def _array(self, leaf: Leaf, value: Any) -> np.ndarray:
         try:
             array = np.ascontiguousarray(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInputError(
                 f"model {self.info.name!r}: input {leaf.name!r} is no array: {error}"
             ) from None
@@ -146,9 +146,10 @@ class Program:
     def _check_rows(self, rows: int) -> None:
         buckets = self.info.buckets
         if rows < 1 or rows > buckets[-1] or (not self.batched and rows not in buckets):
-            rule = "declared batch sizes" if self.batched else "exactly one of the batch sizes"
+            rule = "" if self.batched else " exactly, as its outputs have no batch axis"
             raise UnsupportedShapeError(
-                f"model {self.info.name!r}: {rows} rows do not fit the {rule} {list(buckets)}"
+                f"model {self.info.name!r}: {rows} rows do not fit the declared batch sizes "
+                f"{list(buckets)}{rule}"
             )
 
     def _length_bucket(self, length: int) -> int:

@@ -16,8 +16,8 @@ from missile_jax.program.trace import called
 class Signature:
     """Feeds a hash with everything of a program that matters, variables numbered by first use.
 
-    Functions among an equation's parameters are told apart by identity; `keep` holds them, so that
-    an id can not be used again while the key is in use.
+    Devices, and functions among an equation's parameters, are told apart by identity; `keep` holds
+    them, so that an id can not be used again while the key is in use.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Signature:
         self._hash.update(text.encode() + b"\0")
 
     def _feed(self, value: Any) -> None:
-        if isinstance(value, jex.ClosedJaxpr):
-            self._feed(value.jaxpr)
-            self._feed(list(value.consts))
-        elif isinstance(value, jex.Jaxpr):
-            self._jaxpr([*value.constvars, *value.invars], value.eqns, value.outvars)
+        if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
+            # From jax 0.12 on the two are one class.
+            jaxpr = getattr(value, "jaxpr", value)
+            self._jaxpr([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars)
+            self._feed(list(getattr(value, "consts", ())))
         elif isinstance(value, np.ndarray | jax.Array | np.generic):
             host = np.asarray(value)
             self._text(f"array{host.shape}{host.dtype}")
@@ -56,10 +56,11 @@ class Signature:
                 self._feed(item)
         elif isinstance(value, str | bytes | int | float | complex | bool | type(None) | np.dtype):
             self._text(f"{type(value).__name__}:{value!r}")
-        elif callable(value) and not isinstance(value, type):
+        elif isinstance(value, jax.Device) or (callable(value) and not isinstance(value, type)):
             self.keep.append(value)
             self._text(f"id:{id(value)}")
         else:
+            self.keep.append(value)
             self._text(f"{type(value).__qualname__}:{value!r}")
 
     def _jaxpr(self, invars: Iterable[Any], eqns: Iterable[Any], outvars: Iterable[Any]) -> None:

@@ -153,8 +153,17 @@ def bind_eqn(eqn: jex.JaxprEqn, operands: Sequence[Any], **changed: Any) -> list
     free = {
         v: x for v, x in zip(eqn.invars, operands, strict=True) if not isinstance(v, jex.Literal)
     }
-    jaxpr = jex.Jaxpr((), list(free), eqn.outvars, [eqn])
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*free.values())
+    return jex.jaxpr_as_fun(flat_jaxpr([eqn], list(free), eqn.outvars))(*free.values())
+
+
+def flat_jaxpr(
+    eqns: Sequence[jex.JaxprEqn], reads: Sequence[Any], writes: Sequence[Any]
+) -> jex.ClosedJaxpr:
+    """A closed jaxpr of `eqns` that takes `reads` and gives `writes`."""
+    # jax warns where the debug information is missing.
+    unnamed = jex.DebugInfo("segment", "missile_jax", ("",) * len(reads), ("",) * len(writes))
+    jaxpr = jex.Jaxpr((), list(reads), list(writes), list(eqns), debug_info=unnamed)
+    return jex.ClosedJaxpr(jaxpr, ())
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:

@@ -65,6 +65,9 @@ class Launch(NamedTuple):
 class Policy(Protocol):
     """Decides what to launch now. A pure function: all it knows is in the view.
 
+    It is asked when a request arrives and when a piece ends, so it has to launch something where
+    nothing is in flight and anything is launchable.
+
     To add one: write a frozen dataclass with `name` and `decide`, and list it in
     `schedule/policies/__init__.py`.
     """

@@ -7,6 +7,7 @@ the body ``{"error": message}``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
@@ -59,6 +60,9 @@ class HttpApp:
         connection: Connection = scope["extensions"][CONNECTION]
         try:
             answer = await self._infer(*target, scope, receive, connection)
+        except asyncio.CancelledError:
+            # uvicorn does that to what is left when the time to drain is over.
+            answer = failure(RuntimeClosedError("the server stopped before the answer was there"))
         except Exception as error:  # noqa: BLE001 - the last one to hear of it
             answer = failure(error, f"model {target[0]!r}")
         if answer is not None:
@@ -104,7 +108,7 @@ class Answer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
-def failure(error: Exception, subject: str) -> Answer:
+def failure(error: Exception, subject: str = "the server") -> Answer:
     """The answer to `error`, which was raised while `subject` was served.
 
     Only an error that the client can act on carries its own message: one of a model's code may hold

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import Client, mlp, tensor, wait_for_queue
+from harness import Client, mlp, tensor, wait_for_queue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -43,15 +43,16 @@ class Missile:
         latency = [m for m in view.models if m.latency and m.launchable]
         wanted = bool(latency) or view.latency_in_flight > 0
         owed = view.best_effort_share < self.best_effort_floor
+        launches = []
         if view.best_effort_in_flight == 0 and (owed or not wanted):
             best_effort = [m for m in view.models if not m.latency and m.launchable]
             if best_effort:
                 calm = not wanted and view.now_ns - view.last_latency_ns > self.calm_ms * 1e6
-                return [Launch(min(best_effort, key=_behind).name, whole=calm)]
-        clear = self.beside or view.best_effort_in_flight == 0
+                launches.append(Launch(min(best_effort, key=_behind).name, whole=calm))
+        clear = self.beside or not (launches or view.best_effort_in_flight)
         if latency and clear and view.latency_in_flight == 0:
-            return [Launch(min(latency, key=_due).name, whole=True)]
-        return []
+            launches.append(Launch(min(latency, key=_due).name, whole=True))
+        return launches
 
 
 def _due(model: ModelView) -> tuple[int, int, str]:

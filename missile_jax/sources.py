@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from missile_jax.config.sections import Config, HttpConfig, ModelConfig, SLOConfig, hint
+from missile_jax.config import Config, HttpConfig, ModelConfig, SLOConfig, hint
 from missile_jax.errors import ConfigError
 
 PREFIX = "MISSILE_"
@@ -144,7 +144,8 @@ def _problem(detail: Any, origins: Mapping[KeyPath, str]) -> str:
         return f"{where}: unknown key; {hint(str(loc[-1]), _keys(loc[:-1]))}"
     if detail["type"] == "missing":
         return f"{where}: missing"
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message.replace("should", "must", 1)
     return f"{where}: got {_brief(detail['input'])}; {message}"
 
 

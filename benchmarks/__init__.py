@@ -1,0 +1,1 @@
+"""One script for each question; see `python -m benchmarks --help`."""

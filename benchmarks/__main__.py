@@ -1,0 +1,94 @@
+"""`python -m benchmarks NAME`: runs a benchmark, prints its table, writes its JSON and plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console()
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer requests and mixes.")]
+Seed = Annotated[int, typer.Option(help="Of arrivals, inputs and the bootstrap.")]
+
+
+@app.command()
+def colocation(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 0,
+    trace: Annotated[Path | None, typer.Option(help="Arrivals from a trace file.")] = None,
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated; also missile-after, which waits for the segment.")
+    ] = "concurrent,fifo,missile",
+) -> None:
+    """LS tail and BE throughput side by side, for each policy."""
+    from benchmarks import colocation as bench
+    from benchmarks.plots import plot_colocation
+
+    chosen = bench.settings(quick, seed, trace, policies.split(","))
+    report, raw = bench.run(chosen, console)
+    report.print(
+        "colocation",
+        ["load_percent", "mix", "policy", "p50_ms", "p95_ms", "p99_ms", "be_items_per_s",
+         "be_share_of_leftover", "requests"],
+    )  # fmt: skip
+    if json is not None:
+        report.write(json)
+        np.savez_compressed(json.with_suffix(".npz"), **dict[str, Any](raw))
+        plot_colocation(json)
+
+
+@app.command()
+def overhead(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """A request through Runtime and HTTP against bare ones; segments against whole models."""
+    from benchmarks import overhead as bench
+
+    report = bench.run(quick, seed, console)
+    report.print("overhead", ["what", "p50_us", "p99_us", "n", "segments", "bit_identical"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
+def soak(
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the run.")] = 60.0,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Random cancels, deadlines, loads and unloads; fails if anything is lost or hangs."""
+    from benchmarks import soak as bench
+
+    report = bench.run(seconds, seed)
+    report.print("soak", ["what", "n"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if report.summary["lost"] or report.summary["hung"] or report.summary["staging_blocks_left"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
+    seed: Seed = 0,
+) -> None:
+    """A photo classifier beside best-effort models, live in the terminal."""
+    from benchmarks import demo as bench
+
+    bench.run(out, seed, console)
+
+
+def _print_summary(summary: dict) -> None:
+    for key, value in summary.items():
+        console.print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+
+
+if __name__ == "__main__":
+    app()

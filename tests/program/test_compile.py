@@ -1,0 +1,51 @@
+"""Each distinct program is compiled once, for as long as anybody uses it."""
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from missile_jax.program.compile import compilations, compile_flat
+
+X = np.full((2,), 0.5, np.float32)
+
+
+def jaxpr(constant):
+    return jax.make_jaxpr(lambda x: jnp.sin(x) + jnp.float32(constant))(X)
+
+
+@pytest.mark.smoke
+def test_equal_programs_share_an_executable(device):
+    first = compile_flat(jaxpr(1.25), device)
+    before = compilations()
+    assert compile_flat(jaxpr(1.25), device) is first
+    assert compilations() == before
+    assert compile_flat(jaxpr(1.5), device) is not first
+    assert compilations() == before + 1
+    np.testing.assert_allclose(first.call(X)[0], np.sin(X) + 1.25, rtol=1e-6)
+
+
+def test_an_executable_goes_with_its_last_user(device):
+    executable = compile_flat(jaxpr(2.25), device)
+    before = compilations()
+    del executable
+    gc.collect()
+    compile_flat(jaxpr(2.25), device)
+    assert compilations() == before + 1
+
+
+def test_threads_that_ask_at_once_compile_once(device):
+    before = compilations()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: compile_flat(jaxpr(3.25), device), range(16)))
+    assert len(set(map(id, made))) == 1
+    assert compilations() == before + 1
+
+
+def test_memory_of_a_launch_is_reported(device):
+    assert compile_flat(jaxpr(4.25), device).output_bytes == X.nbytes
+
+

@@ -1,0 +1,99 @@
+"""The dataplane without a transport, as another front end would use it."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from harness import mlp
+
+from missile_jax import DeadlineExceededError, ModelNotFoundError, Runtime
+from missile_jax.server.codec import InferRequest
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.tensors import CodecError
+
+
+@pytest.fixture(scope="module")
+def dataplane(runtime) -> Dataplane:
+    return Dataplane(runtime)
+
+
+def gate_request(value: float, **options) -> InferRequest:
+    return InferRequest({"input": np.full((1, 1), value, np.float32)}, **options)
+
+
+def test_infer(dataplane):
+    response = asyncio.run(dataplane.infer("gate", gate_request(3, id="7"), "1"))
+    assert response.id == "7"
+    assert response.outputs["output"].tolist() == [[6]]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda plane: plane.model_ready("mlp", "2"),
+        lambda plane: plane.model_metadata("nope"),
+        lambda plane: plane.model_config("nope"),
+        lambda plane: plane.statistics("nope"),
+        lambda plane: plane.submit("nope", gate_request(1)),
+        lambda plane: plane.submit("gate", gate_request(1), "2"),
+    ],
+)
+def test_what_is_not_there_is_not_found(dataplane, call):
+    with pytest.raises(ModelNotFoundError):
+        call(dataplane)
+
+
+def test_an_output_that_is_not_there_is_refused_before_anything_runs(dataplane):
+    with pytest.raises(CodecError, match="no output 'no'; it has 'output'"):
+        dataplane.submit("gate", gate_request(1, outputs={"no": True}))
+
+
+def test_cancelling_the_waiter_cancels_the_request(dataplane, runtime, gate):
+    def cancelled() -> int:
+        return runtime.stats()["models"]["gate"]["cancel_count"]
+
+    async def leave() -> None:
+        gate.shut()
+        first = dataplane.submit("gate", gate_request(1))
+        second = asyncio.create_task(dataplane.infer("gate", gate_request(2)))
+        await asyncio.to_thread(gate.entered.acquire)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        gate.open()
+        assert (await first.response()).outputs["output"].tolist() == [[2]]
+
+    before = cancelled()
+    asyncio.run(leave())
+    assert cancelled() == before + 1
+
+
+def test_a_timeout_is_a_deadline(dataplane, gate):
+    async def late() -> None:
+        gate.shut()
+        with pytest.raises(DeadlineExceededError):
+            await dataplane.infer("gate", gate_request(1, timeout_us=1000))
+        gate.entered.acquire()
+        gate.open()
+
+    asyncio.run(late())
+
+
+def test_an_answer_that_comes_after_the_loop_is_gone_is_dropped(dataplane, runtime, gate):
+    async def leave() -> None:
+        asyncio.get_running_loop().create_task(dataplane.infer("gate", gate_request(1)))
+        await asyncio.to_thread(gate.entered.acquire)
+
+    gate.shut()
+    asyncio.run(leave())
+    gate.open()
+    assert runtime.run_until_idle()
+
+
+def test_ready_until_the_runtime_closes(tmp_path):
+    with Runtime(cache_dir=tmp_path) as runtime:
+        runtime.load(mlp())
+        dataplane = Dataplane(runtime)
+        assert dataplane.ready()
+        runtime.close()
+        assert not dataplane.ready()

@@ -1,0 +1,142 @@
+"""What a connection does with bytes that are no tidy request."""
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+from harness import tensor
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
+
+
+@pytest.fixture
+def connection(server) -> Iterator[socket.socket]:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
+        yield connection
+
+
+def read(connection: socket.socket, responses: int = 1) -> list[tuple[int, bytes]]:
+    """Status and body of the next responses."""
+    stream = connection.makefile("rb")
+    found = []
+    for _ in range(responses):
+        status = int(stream.readline().split()[1])
+        length = 0
+        while (line := stream.readline().strip()) != b"":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        found.append((status, stream.read(length)))
+    stream.close()
+    return found
+
+
+def infer(value: float) -> bytes:
+    body = tensor(value)
+    return b"POST /v2/models/gate/infer HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
+
+
+def result(body: bytes) -> float:
+    return json.loads(body)["outputs"][0]["data"][0]
+
+
+def error(body: bytes) -> str:
+    return json.loads(body)["error"]
+
+
+def is_closed(connection: socket.socket) -> bool:
+    return connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nname: " + b"a" * 5000 + b"\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\n" + b"name: value\r\n" * 500 + b"\r\n",
+    ],
+)
+def test_a_head_over_the_limit_is_refused(connection, head):
+    connection.sendall(head)
+    ((status, body),) = read(connection)
+    assert status == 431
+    assert "4096 bytes" in error(body)
+    assert is_closed(connection)
+
+
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(connection):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(b"GET /v2 HTTP/1.1\r\nname: ")
+    connection.settimeout(0.001)
+    while True:  # until the answer comes
+        try:
+            connection.sendall(b"a" * 1000)
+            answer = connection.recv(4096)
+            break
+        except TimeoutError:
+            continue
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\x16\x03\x01\x02\0\1\0\1\xfc\x03\x03", b"GET\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n"]
+)
+def test_what_is_not_http_gets_an_error_in_json(connection, junk):
+    connection.sendall(junk)
+    ((status, body),) = read(connection)
+    assert status == 400
+    assert error(body)
+    assert is_closed(connection)
+
+
+def test_requests_may_follow_each_other_without_waiting(connection):
+    connection.sendall(infer(1) + LIVE + infer(3) + infer(4))
+    answers = read(connection, responses=4)
+    assert [status for status, _ in answers] == [200] * 4
+    assert [result(answers[i][1]) for i in (0, 2, 3)] == [2, 6, 8]
+
+
+def test_a_request_may_come_in_single_bytes(connection):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in infer(5):
+        connection.sendall(bytes([byte]))
+    ((status, body),) = read(connection)
+    assert status == 200
+    assert result(body) == 10
+
+
+def test_a_client_may_ask_whether_to_go_on(connection):
+    head, _, body = infer(6).partition(b"\r\n\r\n")
+    connection.sendall(head + b"\r\nexpect: 100-continue\r\n\r\n")
+    assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(body)
+    assert result(read(connection)[0][1]) == 12
+
+
+def test_head_has_no_body_and_keeps_the_connection(connection):
+    connection.sendall(LIVE.replace(b"GET", b"HEAD") + LIVE)
+    stream = connection.makefile("rb")
+    while stream.readline() != b"\r\n":
+        pass
+    assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+    stream.close()
+
+
+def test_a_connection_is_closed_where_the_client_asks_for_it(connection):
+    connection.sendall(infer(7).replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+    ((status, body),) = read(connection)
+    assert (status, result(body)) == (200, 14)
+    assert is_closed(connection)
+
+
+def test_a_client_that_half_closes_is_gone(connection, gate, runtime):
+    gate.shut()
+    connection.sendall(infer(1))
+    gate.entered.acquire()
+    connection.shutdown(socket.SHUT_WR)
+    assert is_closed(connection)
+    gate.open()
+    assert runtime.run_until_idle()

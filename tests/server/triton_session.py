@@ -1,0 +1,116 @@
+"""A session of NVIDIA's HTTP client with the models of harness.py: `triton_session.py HOST:PORT`.
+
+Raises AssertionError where the server is not what it expects.
+"""
+
+import sys
+
+import ml_dtypes
+import numpy as np
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
+
+
+def tensor(name, array, datatype, binary):
+    return triton.InferInput(name, list(array.shape), datatype).set_data_from_numpy(
+        array, binary_data=binary
+    )
+
+
+def x(binary=True, array=X):
+    return [tensor("input", array, "FP32", binary)]
+
+
+def status_of(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except InferenceServerException as error:
+        return int(error.status()) if error.message() else 0
+    raise AssertionError("no error came")
+
+
+def describe(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("mlp")
+    assert client.is_model_ready("mlp", "1")
+    assert not client.is_model_ready("mlp", "2")
+    assert not client.is_model_ready("nope")
+    assert "statistics" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata("mlp")
+    assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
+    assert client.get_model_config("mlp")["max_batch_size"] == 4
+    assert "mlp" in [model["name"] for model in client.get_model_repository_index()]
+
+
+def infer(client):
+    for binary_in in (True, False):
+        for outputs in (
+            None,
+            [triton.InferRequestedOutput("output", binary_data=True)],
+            [triton.InferRequestedOutput("output", binary_data=False)],
+        ):
+            result = client.infer("mlp", x(binary_in), outputs=outputs, request_id="abc")
+            np.testing.assert_array_equal(result.as_numpy("output"), [[6, 6, 6]])
+            assert result.get_response()["id"] == "abc"
+    batch = client.infer("mlp", x(array=np.ones((3, 4), np.float32)))
+    assert batch.as_numpy("output").shape == (3, 3)
+    nans = client.infer("mlp", x(binary=False, array=np.full((1, 4), np.nan, np.float32)))
+    assert np.isnan(nans.as_numpy("output")).all()
+    assert client.infer("mlp", x(), priority=1, timeout=10_000_000).as_numpy("output") is not None
+    waiting = [client.async_infer("mlp", x(), request_id=str(i)) for i in range(8)]
+    assert [w.get_result().get_response()["id"] for w in waiting] == [str(i) for i in range(8)]
+
+
+def infer_pair(client):
+    inputs = [
+        tensor("ids", np.arange(6, dtype=np.int32).reshape(2, 3), "INT32", True),
+        tensor("x", np.array([[0.5, 1], [2, 3]], np.float16), "FP16", False),
+    ]
+    result = client.infer("pair", inputs)
+    assert result.as_numpy("half").dtype == ml_dtypes.bfloat16
+    assert result.as_numpy("half").tolist() == [[0.5, 1], [2, 3]]
+    assert result.as_numpy("positive").tolist() == [[True], [True]]
+    wanted = [
+        triton.InferRequestedOutput("total", binary_data=False),
+        triton.InferRequestedOutput("half", binary_data=True),
+    ]
+    result = client.infer("pair", inputs, outputs=wanted)
+    assert result.as_numpy("total").tolist() == [[3], [12]]
+    assert result.as_numpy("positive") is None
+
+
+def go_wrong(client):
+    assert status_of(client.get_model_metadata, "nope") == 404
+    assert status_of(client.infer, "nope", x()) == 404
+    assert status_of(client.infer, "mlp", x(), model_version="2") == 404
+    assert status_of(client.infer, "mlp", x(array=np.ones((1, 5), np.float32))) == 400
+    assert status_of(client.infer, "mlp", x(array=np.ones((9, 4), np.float32))) == 400
+    assert status_of(client.infer, "mlp", [tensor("input", X.astype(int), "INT64", True)]) == 400
+    no = [triton.InferRequestedOutput("no")]
+    assert status_of(client.infer, "mlp", x(), outputs=no) == 400
+    negative = tensor("input", -np.ones((1, 1), np.float32), "FP32", True)
+    assert status_of(client.infer, "gate", [negative]) == 500
+    assert client.infer("mlp", x()).as_numpy("output") is not None
+
+
+def count(client):
+    (stats,) = client.get_inference_statistics("mlp")["model_stats"]
+    assert stats["inference_stats"]["success"]["count"] >= 17
+    assert stats["inference_stats"]["success"]["ns"] > 0
+    assert stats["last_inference"] > 0
+    assert len(client.get_inference_statistics()["model_stats"]) == 3
+
+
+def main() -> None:
+    client = triton.InferenceServerClient(sys.argv[1], concurrency=4)
+    for part in (describe, infer, infer_pair, go_wrong, count):
+        part(client)
+        print(part.__name__, "ok")
+    client.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Configuration: what wins, what is refused, and how well it is said."""
+
+import inspect
+import sys
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from missile_jax import SLO, ConfigError, Fifo, Missile, Model, Priority
+from missile_jax.config import Config, HttpConfig
+from missile_jax.server.serve import HttpServer
+from missile_jax.sources import load_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def factories(monkeypatch) -> types.ModuleType:
+    """An importable module `my_models`."""
+    module = types.ModuleType("my_models")
+
+    def make() -> Model:
+        return Model(
+            "inner", lambda p, x: p * x, np.float32(2), np.zeros((1, 2)), priority="latency"
+        )
+
+    def like_the_zoo():
+        return SimpleNamespace(module=lambda p, x: x, variables={}, example=np.zeros((1, 2)))
+
+    module.__dict__.update(make=make, like_the_zoo=like_the_zoo, wrong=lambda: 7, number=7)
+    monkeypatch.setitem(sys.modules, "my_models", module)
+    return module
+
+
+MINE = {"factory": "my_models:make"}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(document, environment=None, **flags) -> Config:
+        file = tmp_path / "serve.yaml"
+        file.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+        flags = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
+        return load_config(file, environment=environment or {}, flags=flags)
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    def problems(document, environment=None, **flags) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(document, environment, **flags)
+        title, *lines = str(caught.value).splitlines()
+        assert title.endswith("serve.yaml is wrong:")
+        return [line.strip() for line in lines]
+
+    return problems
+
+
+def test_defaults(load):
+    config = load({"models": {"m": MINE}})
+    assert (config.policy, config.be_floor) == ("missile", 0.0)
+    assert config.http == HttpConfig()
+
+
+def test_defaults_of_http_are_those_of_the_server():
+    parameters = inspect.signature(HttpServer).parameters
+    defaults = {name: parameters[name].default for name in HttpConfig.model_fields}
+    assert HttpConfig().model_dump() == defaults
+
+
+def test_the_file_yields_to_the_environment_and_that_to_flags(load):
+    document = {
+        "policy": "fifo",
+        "http": {"port": 1, "host": "a", "drain_s": 1},
+        "models": {"m": MINE},
+    }
+    environment = {"MISSILE_HTTP_PORT": "2", "MISSILE_HTTP_HOST": "b", "MISSILE_SERVICE_HOST": "-"}
+    config = load(document, environment, http_port=3, host=None, policy=None)
+    assert (config.http.port, config.http.host, config.http.drain_s) == (3, "b", 1.0)
+    assert config.policy == "fifo"
+
+
+def test_the_environment_needs_no_section_in_the_file(load):
+    environment = {"MISSILE_HTTP_MAX_BODY_BYTES": "7", "MISSILE_BE_FLOOR": "0.5"}
+    config = load({"models": {"m": MINE}}, environment)
+    assert (config.http.max_body_bytes, config.be_floor) == (7, 0.5)
+
+
+def test_what_is_printed_loads_to_the_same(load):
+    document = {
+        "models": [
+            {"name": "m", **MINE, "slo": {"deadline_ms": 5}, "buckets": [1, 2]},
+            {"name": "n", **MINE, "lengths": [8], "weight": 2, "tenant": "t", "queue_limit": 9},
+        ]
+    }
+    config = load(document, {"MISSILE_POLICY": "fifo"})
+    assert load(config.to_yaml()) == config
+
+
+def test_the_example_is_valid():
+    config = load_config(ROOT / "examples/serve.yaml", environment={}, flags={})
+    assert config.models["classify"].zoo == "squeezenet"
+
+
+def test_all_that_is_wrong_is_said_at_once(problems):
+    document = {
+        "polcy": "fifo",
+        "be_floor": 1.5,
+        "http": {"prt": 1, "max_body_bytes": 0},
+        "models": [
+            {"name": "a", "zoo": "squeezenett"},
+            {"name": "b", "zoo": "squeezenet", "factory": "my_models:make"},
+            {"name": "c"},
+            {"name": "d", **MINE, "prioriti": 1, "buckets": [0], "slo": {"deadline": 5}},
+            {"name": "a", **MINE},
+            {"name": "e e", **MINE, "priority": "high", "weight": 0},
+            {"name": "f", "factory": "my_models.make"},
+            {"name": "g", "factory": "my_models:make_it"},
+            {"name": "h", "factory": "no_models:make"},
+            {"name": "i", "factory": "my_models:number"},
+            {"name": "j", **MINE, "buckets": []},
+            "k",
+        ],
+    }
+    environment = {"MISSILE_HTTP_PORT": "99999", "MISSILE_POLICI": "fifo"}
+    lines = problems(document, environment, host="")
+    legal = "zoo, factory, priority, slo, buckets, lengths, tenant, weight, queue_limit"
+    zoo = "squeezenet, mobilenet, efficientnet, resnet50, resnet101, resnet152, minilm"
+    assert sorted(lines) == sorted(
+        [
+            "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, http, models",
+            "be_floor: got 1.5; must be less than 1",
+            "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
+            "max_header_bytes, drain_s",
+            "http.max_body_bytes: got 0; must be greater than or equal to 1",
+            "MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
+            "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
+            "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
+            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S",
+            "--host (http.host): got ''; String must have at least 1 character",
+            f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
+            "models.b.factory: got 'my_models:make'; give exactly one of zoo and factory",
+            "models.c.factory: got None; give exactly one of zoo and factory",
+            f"models.d.prioriti: unknown key; did you mean 'priority'? allowed: {legal}",
+            "models.d.buckets[0]: got 0; must be greater than or equal to 1",
+            "models.d.slo.deadline_ms: missing",
+            "models.d.slo.deadline: unknown key; did you mean 'deadline_ms'? allowed: "
+            "deadline_ms, percentile",
+            "models[4].name: 'a' is taken by an earlier model",
+            "models.e e: got 'e e'; model name 'e e' is not allowed; use 1 to 128 letters, "
+            "digits, '.', '_' or '-', the first a letter or digit",
+            "models.e e.priority: got 'high'; must be 'latency' or 'best_effort'",
+            "models.e e.weight: got 0; must be greater than 0",
+            "models.f.factory: got 'my_models.make'; must be 'package.module:function'",
+            "models.g.factory: got 'my_models:make_it'; cannot be imported: module 'my_models' "
+            "has no attribute 'make_it'",
+            "models.h.factory: got 'no_models:make'; cannot be imported: No module named "
+            "'no_models'",
+            "models.i.factory: got 'my_models:number'; must name a function, 'number' is a int",
+            "models.j.buckets: got []; List must have at least 1 item after validation, not 0",
+            "models[11]: must be a mapping with a name, got 'k'",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        ({}, "models: missing"),
+        ({"models": {}}, "models: got {}; Dictionary must have at least 1 item"),
+        ({"models": None}, "models: got None; must be a valid dictionary"),
+        ({"models": {7: MINE}}, "models[7]: got 7; must be a valid string"),
+        ({"models": {"m": None}}, "models.m: got None; must be a valid dictionary"),
+        ({"models": {"m": MINE}, "http": 8000}, "http: got 8000; must be a valid dictionary"),
+        ({"models": {"m": MINE}, "http": {"port": "80"}}, "http.port: got '80'; must be a valid"),
+        ({"models": {"m": MINE}, "http": {"port": True}}, "http.port: got True; must be a valid"),
+        ({"models": {"m": MINE}, "http": {"drain_s": float("inf")}}, "http.drain_s: got inf"),
+        ({"models": {"m": MINE}, "policy": "fif"}, "policy: got 'fif'; did you mean 'fifo'?"),
+        (
+            {"models": {"m": MINE}, "policy": "fifo", "be_floor": 0.1},
+            "be_floor: got 0.1; policy 'fifo' keeps no floor",
+        ),
+        (
+            {"models": {"m": {**MINE, "slo": {"deadline_ms": 1, "percentile": 99}}}},
+            "models.m.slo.percentile: got 99; must be less than 1",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_path(problems, document, line):
+    (got,) = problems(document)
+    assert got.startswith(line)
+
+
+def test_an_environment_that_is_no_number_is_named(problems):
+    (line,) = problems({"models": {"m": MINE}}, {"MISSILE_HTTP_PORT": "http"})
+    assert line.startswith("MISSILE_HTTP_PORT (http.port): got 'http'; must be a valid integer")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: {m: [", "is not YAML"),
+        ("policy: fifo\npolicy: missile\n", "key 'policy' is given twice"),
+        ("models:\n  m: {zoo: a}\n  m: {zoo: b}\n", "key 'm' is given twice"),
+        ("- a\n", "must hold a mapping"),
+        ("", "must hold a mapping"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(load, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(text)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml", environment={}, flags={})
+
+
+def test_a_factory_gives_the_model_and_the_file_its_options(load):
+    options = {"slo": {"deadline_ms": 5}, "buckets": [4, 1], "tenant": "t"}
+    config = load({"models": {"plain": MINE, "tuned": {**MINE, **options}}})
+    plain, tuned = (section.build(name) for name, section in config.models.items())
+    assert (plain.name, plain.priority, plain.buckets) == ("plain", Priority.LATENCY, (1,))
+    assert (tuned.name, tuned.priority) == ("tuned", Priority.LATENCY)
+    assert (tuned.slo, tuned.buckets, tuned.tenant) == (SLO(5, 0.99), (1, 4), "t")
+
+
+def test_a_factory_may_give_what_the_zoo_gives(load):
+    section = load({"models": {"m": {"factory": "my_models:like_the_zoo"}}}).models["m"]
+    assert section.build("m").example.shape == (1, 2)
+
+
+def test_a_factory_that_gives_no_model_is_named(load):
+    section = load({"models": {"m": {"factory": "my_models:wrong"}}}).models["m"]
+    with pytest.raises(ConfigError, match=r"models\.m\.factory='my_models:wrong' gave a int"):
+        section.build("m")
+
+
+def test_the_policy_keeps_its_floor(load):
+    models = {"m": MINE}
+    assert load({"models": models, "be_floor": 0.1}).build_policy() == Missile(
+        best_effort_floor=0.1
+    )
+    assert load({"models": models, "policy": "fifo"}).build_policy() == Fifo()

@@ -1,0 +1,84 @@
+"""`serve`, called from Python."""
+
+import json
+import threading
+import urllib.request
+
+import numpy as np
+import pytest
+
+from missile_jax import ConfigError, Fifo, Model, ModelLoadError, RuntimeClosedError
+from missile_jax.server.serve import HttpServer
+from missile_jax.serving import serve
+
+
+def double(name: str = "double") -> Model:
+    return Model(name, lambda p, x: p * x, np.float32(2), np.zeros((1, 1), np.float32))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MISSILE_CACHE", str(tmp_path))
+
+
+def ask(url: str, value: float) -> float:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [value]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    with urllib.request.urlopen(f"{url}/v2/models/double/infer", body, timeout=60) as response:
+        return json.load(response)["outputs"][0]["data"][0]
+
+
+def test_serve_without_blocking():
+    lines = []
+    with serve([double()], http_port=0, block=False, policy=Fifo(), report=lines.append) as serving:
+        assert ask(serving.url, 4) == 8
+        assert serving.runtime.infer("double", np.float32([[5]])).tolist() == [[10]]
+        assert serving.runtime.stats()["policy"] == "fifo"
+    assert lines[0].startswith("loaded double (best_effort) in ")
+    assert lines[1] == f"serving double on {serving.url}"
+    serving.close()
+    with pytest.raises(RuntimeClosedError):
+        serving.runtime.describe("double")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"models": [double(), double()]}, "each must have its own"),
+        ({"policy": "fif"}, "fif"),
+        ({"http_port": 99999}, "port=99999"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_loaded(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        serve(**{"models": [double()], "http_port": 0, **arguments}, report=pytest.fail)
+
+
+def test_blocking_needs_the_main_thread():
+    caught = []
+
+    def call() -> None:
+        with pytest.raises(ConfigError, match="main thread") as error:
+            serve([double()], http_port=0)
+        caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert caught
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing_behind():
+    def bad(params, x):
+        raise ValueError("no")
+
+    with serve([double()], http_port=0, block=False) as serving:
+        port = int(serving.url.rpartition(":")[2])
+    model = Model("bad", bad, {}, example=np.zeros((1, 1), np.float32))
+    threads = set(threading.enumerate())
+    with pytest.raises(ModelLoadError, match="bad"):
+        serve([double(), model], http_port=port, block=False)
+    assert set(threading.enumerate()) <= threads
+    with serve([double()], http_port=port, block=False) as serving:
+        HttpServer(serving.runtime, port=0).close()
+        assert ask(serving.url, 1) == 2
