@@ -20,6 +20,8 @@ def main() -> None:
     runtime.load("quick", model=lambda p, x: x * p, params=np.float32(2), example=example,
                  priority="latency", buckets=[8])  # fmt: skip
 
+    # While there is latency-sensitive traffic, best-effort models run in short segments.
+    runtime.infer("quick", example)
     background = runtime.submit("deep", example)
     runtime.step()
     urgent = runtime.submit("quick", example)

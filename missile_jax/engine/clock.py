@@ -13,8 +13,8 @@ class Clock(Protocol):
 class WallClock:
     """Monotonic time of this process."""
 
-    def now_ns(self) -> int:
-        return time.perf_counter_ns()
+    # The function itself: it is called several times for each request.
+    now_ns = staticmethod(time.perf_counter_ns)
 
 
 class VirtualClock:

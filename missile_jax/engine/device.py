@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -32,11 +31,11 @@ class Device(Protocol):
         """Runs or awaits the next piece. False if there is none."""
         ...
 
-    def attend(self, request: Request) -> AbstractContextManager[Callable[[], None]]:
-        """For a thread that submits `request` and then has nothing to do but wait for it.
+    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
+        """Calls `submit` for a thread that then has nothing to do but wait for `request`.
 
-        The block submits; what it is given then runs pieces of the request's job on this thread,
-        as long as they are launched from it. That spares two switches of threads.
+        Pieces of the request's job that are launched from this thread may run on it, which spares
+        two switches of threads.
         """
         ...
 
@@ -67,9 +66,8 @@ class InlineDevice:
         _run_here(piece, finished)
         return True
 
-    @contextmanager
-    def attend(self, request: Request) -> Iterator[Callable[[], None]]:
-        yield lambda: None
+    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
+        submit(request)
 
     def answers(self, job: Job) -> list[Any]:
         return job.answers()
@@ -117,23 +115,20 @@ class LaneDevice:
     def pump(self) -> bool:
         return False
 
-    @contextmanager
-    def attend(self, request: Request) -> Iterator[Callable[[], None]]:
+    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
         # A callback may wait for a request in its turn, on a thread that has work of its own.
         own = self._own
         self._release()
         lane, own.lane, own.request = own.lane, False, request
         try:
-            yield self._work
+            submit(request)
+            while (work := own.work) is not None:
+                own.work = None
+                _run_here(*work)
         finally:
             own.request = None
             self._release()
             own.lane = lane
-
-    def _work(self) -> None:
-        while (work := self._own.work) is not None:
-            self._own.work = None
-            _run_here(*work)
 
     def _release(self) -> None:
         work, self._own.work = self._own.work, None

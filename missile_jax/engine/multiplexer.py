@@ -101,9 +101,7 @@ class Multiplexer:
 
     def run(self, request: Request) -> None:
         """`submit` for a thread that will wait: it may run the request's pieces itself."""
-        with self.device.attend(request) as work:
-            self.submit(request)
-            work()
+        self.device.attend(request, self.submit)
 
     def step(self) -> bool:
         """Decides, launches, and completes if the device does not do so by itself.

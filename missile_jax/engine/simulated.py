@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from missile_jax.engine.clock import VirtualClock
@@ -58,9 +57,8 @@ class SimulatedDevice:
         finished(piece, None)
         return True
 
-    @contextmanager
-    def attend(self, request: Request) -> Iterator[Callable[[], None]]:
-        yield lambda: None
+    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
+        submit(request)
 
     def answers(self, job: Job) -> list[Any]:
         return [None] * len(job.requests)

@@ -59,7 +59,7 @@ def test_calls_are_opened(wrap):
 def test_closed_over_arrays_become_parameters():
     outer, inner = np.full((3,), 2, np.float32), jnp.full((2, 3), 5, jnp.float32)
     fn = jax.jit(lambda x: x * inner)
-    traced = trace(lambda w, x: fn(x * w) + lax.broadcast(outer, (2,)), outer, X)
+    traced = trace(lambda w, x: fn(x * w) + lax.broadcast(outer, (2,)), X, X)
     assert not traced.jaxpr.consts
     assert traced.num_params == 3
     assert {float(np.asarray(h).ravel()[0]) for h in traced.hoisted} == {2.0, 5.0}

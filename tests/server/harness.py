@@ -14,13 +14,10 @@ from missile_jax.server.serve import HttpServer
 
 
 class Gate:
-    """A model that doubles its input, waits while the gate is shut, and fails on negative values.
-
-    entered: released each time the model is held up.
-    """
+    """A model that doubles its input, waits while it is shut, and fails on negative values."""
 
     def __init__(self) -> None:
-        self.entered = threading.Semaphore(0)
+        self._entered = threading.Semaphore(0)
         self._open = threading.Event()
         self.open()
 
@@ -30,14 +27,18 @@ class Gate:
     def shut(self) -> None:
         self._open.clear()
 
+    def wait_entered(self) -> None:
+        """Return once a run is held up."""
+        assert self._entered.acquire(timeout=60), "no run came to the gate"
+
     def model(self, name: str, **options) -> Model:
         def on_host(x):
             x = np.asarray(x)
             if (x < 0).any():
                 raise ValueError("a secret of /home/someone")
             if not self._open.is_set():
-                self.entered.release()
-                self._open.wait()
+                self._entered.release()
+                assert self._open.wait(60), "the gate was not opened"
             return 2 * x
 
         def apply(_, x):

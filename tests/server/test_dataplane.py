@@ -56,7 +56,7 @@ def test_cancelling_the_waiter_cancels_the_request(dataplane, runtime, gate):
         gate.shut()
         first = dataplane.submit("gate", gate_request(1))
         second = asyncio.create_task(dataplane.infer("gate", gate_request(2)))
-        await asyncio.to_thread(gate.entered.acquire)
+        await asyncio.to_thread(gate.wait_entered)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -73,7 +73,7 @@ def test_a_timeout_is_a_deadline(dataplane, gate):
         gate.shut()
         with pytest.raises(DeadlineExceededError):
             await dataplane.infer("gate", gate_request(1, timeout_us=1000))
-        gate.entered.acquire()
+        gate.wait_entered()
         gate.open()
 
     asyncio.run(late())
@@ -82,7 +82,7 @@ def test_a_timeout_is_a_deadline(dataplane, gate):
 def test_an_answer_that_comes_after_the_loop_is_gone_is_dropped(dataplane, runtime, gate):
     async def leave() -> None:
         asyncio.get_running_loop().create_task(dataplane.infer("gate", gate_request(1)))
-        await asyncio.to_thread(gate.entered.acquire)
+        await asyncio.to_thread(gate.wait_entered)
 
     gate.shut()
     asyncio.run(leave())

@@ -179,7 +179,7 @@ def test_a_full_queue_says_come_again(runtime, server, connect, client, gate):
     gate.shut()
     running, waiting = connect(server), connect(server)
     running.send("POST", "/v2/models/gate/infer", tensor(1))
-    gate.entered.acquire()
+    gate.wait_entered()
     waiting.send("POST", "/v2/models/gate/infer", tensor(2))
     wait_for_queue(runtime, client, 1)
     status, headers, _ = client.ask("POST", "/v2/models/gate/infer", tensor(3))
@@ -192,7 +192,7 @@ def test_a_deadline_that_passes_is_answered(server, connect, client, gate):
     gate.shut()
     running = connect(server)
     running.send("POST", "/v2/models/gate/infer", tensor(1))
-    gate.entered.acquire()
+    gate.wait_entered()
     body = tensor(1, parameters={"timeout": 1000})
     status, text = client.error("POST", "/v2/models/gate/infer", body)
     assert status == 504
@@ -215,7 +215,7 @@ def test_a_client_that_leaves_cancels_its_request(runtime, server, connect, clie
     before = runtime.stats()["models"]["gate"]["cancel_count"]
     running, leaving = connect(server), connect(server)
     running.send("POST", "/v2/models/gate/infer", tensor(1))
-    gate.entered.acquire()
+    gate.wait_entered()
     leaving.send("POST", "/v2/models/gate/infer", tensor(2))
     wait_for_queue(runtime, client, 1)
     leaving.connection.close()
@@ -246,7 +246,7 @@ def test_connections_do_not_wait_for_each_other(server, connect, client, gate):
     gate.shut()
     slow = connect(server)
     slow.send("POST", "/v2/models/gate/infer", tensor(1))
-    gate.entered.acquire()
+    gate.wait_entered()
     answers = []
 
     def ask() -> None:

@@ -135,7 +135,7 @@ def test_a_connection_is_closed_where_the_client_asks_for_it(connection):
 def test_a_client_that_half_closes_is_gone(connection, gate, runtime):
     gate.shut()
     connection.sendall(infer(1))
-    gate.entered.acquire()
+    gate.wait_entered()
     connection.shutdown(socket.SHUT_WR)
     assert is_closed(connection)
     gate.open()

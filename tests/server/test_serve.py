@@ -38,7 +38,7 @@ def test_close_waits_for_requests_in_flight_and_may_be_called_again(runtime, gat
     server = HttpServer(runtime, port=0).start()
     client = connect(server)
     client.send("POST", "/v2/models/gate/infer", tensor(4))
-    gate.entered.acquire()
+    gate.wait_entered()
     closing = threading.Thread(target=server.close)
     closing.start()
     gate.open()
@@ -54,7 +54,7 @@ def test_close_does_not_wait_for_ever(runtime, gate, connect):
     server = HttpServer(runtime, port=0, drain_s=1).start()
     client = connect(server)
     client.send("POST", "/v2/models/gate/infer", tensor(4))
-    gate.entered.acquire()
+    gate.wait_entered()
     server.close()
     status, _, body = client.receive()
     assert status == 503
