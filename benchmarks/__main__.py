@@ -85,6 +85,15 @@ def demo(
     bench.run(out, seed, console)
 
 
+@app.command()
+def readme() -> None:
+    """Fill the tables of README.md and docs/ from the committed JSON."""
+    from benchmarks.readme import PAGES, RESULTS, fill
+
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), RESULTS))
+
+
 def _print_summary(summary: dict) -> None:
     for key, value in summary.items():
         console.print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")

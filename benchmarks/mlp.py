@@ -13,9 +13,9 @@ SIZES = (784, 512, 512, 10)
 def mlp(params: list[tuple[jax.Array, jax.Array]], x: jax.Array) -> jax.Array:
     """Logits [B, 10] of x [B, 784]."""
     for weight, bias in params[:-1]:
-        x = jax.nn.relu(x @ weight + bias)
+        x = jax.nn.relu(x @ weight + bias[None])
     weight, bias = params[-1]
-    return x @ weight + bias
+    return x @ weight + bias[None]
 
 
 def parameters(seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

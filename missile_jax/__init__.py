@@ -20,6 +20,7 @@ from missile_jax.errors import (
 )
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.policies import Concurrent, Fifo, Missile
+from missile_jax.serving import Serving, serve
 from missile_jax.spec import SLO, Model, ModelInfo, Priority, TensorSpec
 
 __all__ = [
@@ -45,7 +46,9 @@ __all__ = [
     "RequestError",
     "Runtime",
     "RuntimeClosedError",
+    "Serving",
     "TensorSpec",
     "UnsupportedShapeError",
     "__version__",
+    "serve",
 ]

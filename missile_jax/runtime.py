@@ -31,6 +31,9 @@ from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.view import Policy
 from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree
 
+# A latency-sensitive request that is shorter runs on the thread that submits it, if the device is
+# free: handing it to another thread and back takes as long.
+_NOT_WORTH_A_SWITCH_NS = 300_000
 # Length of a segment that keeps LS waits short and launches cheap (docs/segments.md).
 _QUANTUM_MS = {"cpu": 5.0, "gpu": 1.0}
 
@@ -139,33 +142,29 @@ class Runtime:
             RuntimeClosedError: at once. Later the future may raise DeadlineExceededError,
             ModelRaisedError, DeviceMemoryError, RuntimeClosedError or CancelledError.
         """
-        request = self._request(name, inputs, deadline_ms)
-        self._mux.submit(request)
-        return request.future
+        program = self._program(name)
+        return self._send(program, self._request(program, program.accept(inputs), deadline_ms))
 
     def submit_tensors(
         self, name: str, tensors: Mapping[str, np.ndarray], *, deadline_ms: float | None = None
     ) -> Future[dict[str, np.ndarray]]:
         """`submit` for front ends: inputs and outputs by the names that `describe` lists."""
         program = self._program(name)
-        names = [leaf.name for leaf in program.inputs]
-        if tensors.keys() != set(names):
+        leaves = [tensors[leaf.name] for leaf in program.inputs if leaf.name in tensors]
+        if not len(leaves) == len(tensors) == len(program.inputs):
+            names = sorted(leaf.name for leaf in program.inputs)
             raise InvalidInputError(
-                f"model {name!r}: got the inputs {sorted(tensors)}, allowed are {sorted(names)}"
+                f"model {name!r}: got the inputs {sorted(tensors)}, allowed are {names}"
             )
-        outputs = [leaf.name for leaf in program.outputs]
-        request = self._make(
-            program,
-            program.accept_leaves([tensors[n] for n in names]),
-            deadline_ms,
-            lambda leaves: dict(zip(outputs, leaves, strict=True)),
+        inputs = program.accept_leaves(leaves)
+        return self._send(
+            program, self._request(program, inputs, deadline_ms, program.named_outputs)
         )
-        self._mux.submit(request)
-        return request.future
 
     def infer(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> PyTree:
         """`submit`, and waits for the result. Raises what the future raises."""
-        request = self._request(name, inputs, deadline_ms)
+        program = self._program(name)
+        request = self._request(program, program.accept(inputs), deadline_ms)
         self._mux.run(request)
         if not self._mux.device.autonomous:
             with self._driving:
@@ -187,20 +186,23 @@ class Runtime:
         return await asyncio.wrap_future(self.submit(name, inputs, deadline_ms=deadline_ms))
 
     def _program(self, name: str) -> Program:
-        with self._mux.lock:
-            self._mux.check_open()
-            return self._mux.table[name].program
+        self._mux.check_open()
+        return self._mux.table[name].program
 
-    def _request(self, name: str, inputs: PyTree, deadline_ms: float | None) -> Request:
-        program = self._program(name)
-        return self._make(program, program.accept(inputs), deadline_ms, program.out_tree.unflatten)
+    def _send(self, program: Program, request: Request) -> Future:
+        plan = program.plan_for(request.rows, request.length)
+        if program.latency and 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS:
+            self._mux.run(request)
+        else:
+            self._mux.submit(request)
+        return request.future
 
-    def _make(
+    def _request(
         self,
         program: Program,
         inputs: Inputs,
         deadline_ms: float | None,
-        finish: Callable[[list[np.ndarray]], Any],
+        finish: Callable[[list[np.ndarray]], Any] | None = None,
     ) -> Request:
         if deadline_ms is not None and not 0 < deadline_ms < math.inf:
             raise ConfigError(f"deadline_ms={deadline_ms!r} must be a positive number of ms")
@@ -217,7 +219,7 @@ class Runtime:
             now_ns,
             deadline_ns,
             min(due_ns, deadline_ns),
-            finish,
+            finish or program.out_tree.unflatten,
             RequestFuture(lambda: self._mux.cancelled(request)),
         )
         return request

@@ -61,14 +61,14 @@ class MiniLM(nn.Module):
         if length > self.positions:
             raise InvalidInputError(f"{length} positions given; allowed: 1 to {self.positions}")
         x = nn.Embed(self.vocabulary, self.width, name="word")(input_ids)
-        x = x + nn.Embed(self.positions, self.width, name="position")(jnp.arange(length))
-        x = x + nn.Embed(2, self.width, name="segment")(jnp.zeros(length, jnp.int32))
+        x = x + nn.Embed(self.positions, self.width, name="position")(jnp.arange(length)[None])
+        x = x + nn.Embed(2, self.width, name="segment")(jnp.zeros((1, length), jnp.int32))
         x = _norm("embedding_norm")(x)
         keep = attention_mask != 0
         for i in range(self.layers):
             x = Layer(self.heads, self.hidden, name=f"layer_{i}")(x, keep)
         total = jnp.where(keep[..., None], x, 0).sum(1)
-        mean = total / jnp.maximum(keep.sum(1, keepdims=True), 1)
+        mean = total / jnp.maximum(keep.sum(1, keepdims=True), 1).astype(total.dtype)
         return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 

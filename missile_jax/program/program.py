@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from missile_jax import _native
+from missile_jax._native import stack_rows
 from missile_jax.errors import InvalidInputError, UnsupportedShapeError
 from missile_jax.program.plan import Plan
-from missile_jax.spec import ModelInfo, PyTree
+from missile_jax.spec import ModelInfo, Priority, PyTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,15 @@ class Program:
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
     batched: bool
+
+    @property
+    def latency(self) -> bool:
+        """Whether the model is latency-sensitive."""
+        return self.info.priority is Priority.LATENCY
+
+    def named_outputs(self, leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """A result's leaves by name."""
+        return {leaf.name: array for leaf, array in zip(self.outputs, leaves, strict=True)}
 
     @property
     def max_rows(self) -> int:
@@ -133,7 +142,7 @@ class Program:
                 f"allowed is {self._allowed(leaf)}"
             )
         # One copy, aligned: XLA's CPU client takes it as it is, the caller keeps its own.
-        return _native.stack_rows([array.astype(leaf.dtype, copy=False)], len(array))
+        return stack_rows([array.astype(leaf.dtype, copy=False)], len(array))
 
     def _allowed(self, leaf: Leaf) -> str:
         axes = [
@@ -178,9 +187,7 @@ class Program:
         bucket = self._rows_bucket(rows)
         if len(parts) == 1 and rows == bucket:
             return list(parts[0])
-        return [
-            _native.stack_rows([part[k] for part in parts], bucket) for k in range(len(parts[0]))
-        ]
+        return [stack_rows([part[k] for part in parts], bucket) for k in range(len(parts[0]))]
 
     def unstack(
         self, results: Sequence[jax.Array], rows: Sequence[int], lengths: Sequence[int]
@@ -190,6 +197,8 @@ class Program:
         rows, lengths: B and unpadded L of each request, in the order of `stack`.
         """
         host = [np.asarray(r) for r in results]
+        if len(rows) == 1 and host[0].shape[:1] == (rows[0],) and not any(lengths):
+            return [host]
         split, start = [], 0
         for count, length in zip(rows, lengths, strict=True):
             one = []

@@ -7,7 +7,7 @@ channels: the first copies least. What cannot be sliced is left as it is and rep
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax import lax
@@ -214,9 +214,13 @@ def _scan(eqn: jex.JaxprEqn, parts: int) -> Callable[[list[Any]], list[Any]] | N
     A chunk of one iteration is opened, so that it can be cut and sliced inside.
     """
     p = eqn.params
-    length, num_consts, num_carry = p["length"], p["num_consts"], p["num_carry"]
+    length, body = p["length"], p["jaxpr"].jaxpr
     if length < 2 or parts < 2:
         return None
+    # How a scan names its groups differs between versions of JAX. What is stacked has one axis
+    # more outside than inside; the rest is constants, then the carry.
+    num_carry = _same_rank(eqn.outvars, body.outvars)
+    num_consts = _same_rank(eqn.invars, body.invars) - num_carry
     bounds = _bounds(length, parts)
     if p["reverse"]:
         bounds.reverse()
@@ -229,9 +233,8 @@ def _scan(eqn: jex.JaxprEqn, parts: int) -> Callable[[list[Any]], list[Any]] | N
         for start, stop in bounds:
             chunk = [_slice(x, 0, start, stop) for x in xs]
             if stop - start == 1:
-                body = p["jaxpr"]
                 args = [*consts, *carry, *(lax.squeeze(x, (0,)) for x in chunk)]
-                results = interpret(body.jaxpr, body.consts, args, leave)
+                results = interpret(body, p["jaxpr"].consts, args, leave)
                 ys = [lax.expand_dims(y, (0,)) for y in results[num_carry:]]
             else:
                 results = bind_eqn(eqn, [*consts, *carry, *chunk], length=stop - start)
@@ -243,3 +246,8 @@ def _scan(eqn: jex.JaxprEqn, parts: int) -> Callable[[list[Any]], list[Any]] | N
         return carry + [lax.concatenate(list(ys), 0) for ys in zip(*stacked, strict=True)]
 
     return split
+
+
+def _same_rank(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(shape_of(a)) == len(shape_of(b)) for a, b in pairs)

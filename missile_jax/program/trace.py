@@ -66,11 +66,13 @@ def trace(fn: ModelFn, params: PyTree, inputs: PyTree) -> Traced:
     closed = jax.make_jaxpr(flat)(*param_leaves, *input_leaves)
     split = len(param_leaves)
     hoisted: tuple[Any, ...] = ()
-    # Opening may meet arrays that an inner jaxpr closed over, hence the second round.
-    while closed.consts:
-        consts, first = tuple(closed.consts), split + len(hoisted)
-        hoisted += consts
+    # Opening may meet arrays that an inner jaxpr closed over, hence more than one round.
+    while True:
+        first = split + len(hoisted)
+        hoisted += tuple(closed.consts)
         closed = jax.make_jaxpr(_hoister(closed, first))(*param_leaves, *hoisted, *input_leaves)
+        if not closed.consts:
+            break
     opened = jax.make_jaxpr(_opener(closed))(*param_leaves, *hoisted, *input_leaves)
     if opened.consts:
         raise NotImplementedError("an array is still closed over after opening all calls")
@@ -148,11 +150,14 @@ def bind_eqn(eqn: jex.JaxprEqn, operands: Sequence[Any], **changed: Any) -> list
     Through a jaxpr of this one equation, since how a primitive takes its parameters differs between
     versions of JAX.
     """
-    if changed:
-        eqn = eqn.replace(params={**eqn.params, **changed})
-    free = {
-        v: x for v, x in zip(eqn.invars, operands, strict=True) if not isinstance(v, jex.Literal)
-    }
+    # Variables of its own: an operand may be another value than the literal it stands for, or than
+    # a further operand of the same name.
+    own = [
+        (a, None) if isinstance(a, jex.Literal) and x is a.val else (jex.Var(a.aval), x)
+        for a, x in zip(eqn.invars, operands, strict=True)
+    ]
+    eqn = eqn.replace(invars=[a for a, _ in own], params={**eqn.params, **changed})
+    free = {v: x for v, x in own if not isinstance(v, jex.Literal)}
     return jex.jaxpr_as_fun(flat_jaxpr([eqn], list(free), eqn.outvars))(*free.values())
 
 

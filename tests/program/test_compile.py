@@ -47,5 +47,3 @@ def test_threads_that_ask_at_once_compile_once(device):
 
 def test_memory_of_a_launch_is_reported(device):
     assert compile_flat(jaxpr(4.25), device).output_bytes == X.nbytes
-
-

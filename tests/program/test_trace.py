@@ -109,9 +109,7 @@ def test_errors_are_the_functions_own():
 
 def test_bfloat16_literals_keep_their_dtype():
     scale = jax.jit(lambda x, s: x * s)
-    traced = trace(
-        lambda _, x: scale(jax.nn.gelu(x.astype(jnp.bfloat16)), jnp.bfloat16(2)), (), X
-    )
+    traced = trace(lambda _, x: scale(jax.nn.gelu(x.astype(jnp.bfloat16)), jnp.bfloat16(2)), (), X)
     assert run(traced, (), X).dtype == jnp.bfloat16
 
 

@@ -1,0 +1,104 @@
+"""Fills the tables of README.md and docs/benchmarks.md from the committed JSON.
+
+`python -m benchmarks readme` writes them; a test checks that they are what it would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results")
+PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
+
+Json = dict[str, Any]
+
+
+def fill(page: str, results: Path) -> str:
+    """`page` with each table between ``<!-- name -->`` and ``<!-- /name -->`` made anew."""
+
+    def make(match: re.Match[str]) -> str:
+        name = match[1]
+        data = json.loads((results / f"{name.partition('-')[0]}.json").read_text())
+        return f"<!-- {name} -->\n{_TABLES[name](data)}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", make, page, flags=re.DOTALL)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _colocation(data: Json) -> str:
+    summary = data["summary"]
+    loads = sorted({int(k.rsplit(".", 1)[1]) for k in summary if k.startswith("ls_p99_limit")})
+    policies = list(dict.fromkeys(r["policy"] for r in data["rows"] if r["mix"]))
+    head = ["LS load", "ideal p99", "alone p99"]
+    head += [f"{policy} p99" for policy in policies] + [f"{policy} BE share" for policy in policies]
+    rows = []
+    for load in loads:
+        row = [f"{load} %"]
+        row += [f"{summary[f'ls_p99_{r}_ms.{load}']:.0f} ms" for r in ("ideal", "alone")]
+        row += [f"{summary[f'ls_p99_ms.{p}.{load}']:.0f} ms" for p in policies]
+        row += [f"{summary[f'be_share_of_leftover.{p}.{load}']:.2f}" for p in policies]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def _colocation_all(data: Json) -> str:
+    head = [
+        "LS load, BE mix, policy",
+        "p50",
+        "p95",
+        "p99",
+        "95 % interval",
+        "BE items/s",
+        "BE share",
+    ]
+    rows = []
+    for row in data["rows"]:
+        name = f"{row['load_percent']} % {row['mix'] or '-'} {row['policy']}"
+        line = [name, *(f"{row[k]:.1f}" for k in ("p50_ms", "p95_ms", "p99_ms"))]
+        line.append(f"{row['p99_low_ms']:.1f} - {row['p99_high_ms']:.1f}")
+        both = ("be_items_per_s", "be_share_of_leftover")
+        rows.append(line + [f"{row[k]:.2f}" if k in row else "-" for k in both])
+    return _table(head, rows)
+
+
+def _overhead(data: Json) -> str:
+    s = data["summary"]
+    rows = [
+        ["a bare jitted call (MLP)", f"{s['bare_p50_us']:.0f} us"],
+        ["`Runtime.infer` over it", f"+{s['runtime_p50_us']:.0f} us"],
+        ["`Runtime.submit` and wait, over it", f"+{s['runtime_submit_p50_us']:.0f} us"],
+        ["a bare starlette handler", f"{s['http_plain_p50_us']:.0f} us"],
+        ["HTTP through the door", f"{s['http_vs_plain_p50']:.2f} x"],
+    ]
+    for key, ratio in s.items():
+        if key.startswith("segmented_ratio."):
+            name = key.partition(".")[2]
+            rows.append(
+                [
+                    f"{name} in segments, against {s[f'whole_ms.{name}']:.0f} ms whole",
+                    f"{ratio:.2f} x",
+                ]
+            )
+    return _table(["median", ""], rows)
+
+
+def _soak(data: Json) -> str:
+    s = data["summary"]
+    rows = [[key.replace("_", " "), f"{value:.4g}"] for key, value in s.items()]
+    return _table(["figure", ""], rows)
+
+
+_TABLES: dict[str, Callable[[Json], str]] = {
+    "colocation": _colocation,
+    "colocation-all": _colocation_all,
+    "overhead": _overhead,
+    "soak": _soak,
+}
