@@ -78,7 +78,7 @@ format: $(VENV)/.lint
 	$(BIN)/clang-format -i xla_plugin/src/*
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist out site .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """Serve a Flax model over HTTP.
 
-    python examples/01_serve.py
-    curl localhost:8000/v2/models/classify/infer -d '{"inputs": [{"name": "input",
-        "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}'
+python examples/01_serve.py
+curl localhost:8000/v2/models/classify/infer -d '{"inputs": [{"name": "input",
+    "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}'
 """
 
 import flax.linen as nn

@@ -1,5 +1,7 @@
 """Many Flax models on one accelerator: see `Runtime` and `serve`."""
 
+from typing import TYPE_CHECKING, Any
+
 from missile_jax._native import __version__
 from missile_jax.engine.multiplexer import LaunchRecord
 from missile_jax.errors import (
@@ -20,8 +22,10 @@ from missile_jax.errors import (
 )
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.policies import Concurrent, Fifo, Missile
-from missile_jax.serving import Serving, serve
 from missile_jax.spec import SLO, Model, ModelInfo, Priority, TensorSpec
+
+if TYPE_CHECKING:
+    from missile_jax.serving import Serving, serve
 
 __all__ = [
     "SLO",
@@ -52,3 +56,12 @@ __all__ = [
     "__version__",
     "serve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A Runtime needs none of the server's packages, so they are loaded for the server alone.
+    if name not in ("Serving", "serve"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from missile_jax import serving
+
+    return getattr(serving, name)

@@ -135,7 +135,9 @@ class Runtime:
         inputs: pytree like the model's example, leaves [B, ...], B at most the largest bucket.
         deadline_ms: from now on; when it has passed, the future fails with DeadlineExceededError.
 
-        The future can be cancelled until its result is there, also while the model runs.
+        The future can be cancelled until its result is there, also while the model runs. Its
+        callbacks run on the runtime's threads: there, `infer` may wait for a further request, but
+        waiting for a future that is not done may block what would make it so.
 
         Raises:
             ModelNotFoundError, InvalidInputError, UnsupportedShapeError, QueueFullError,
@@ -191,7 +193,8 @@ class Runtime:
 
     def _send(self, program: Program, request: Request) -> Future:
         plan = program.plan_for(request.rows, request.length)
-        if program.latency and 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS:
+        short = 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS and plan.steady
+        if program.latency and short:
             self._mux.run(request)
         else:
             self._mux.submit(request)

@@ -168,9 +168,9 @@ class LaneDevice:
             while work is not None:
                 piece, finished = work
                 finished(piece, _run(piece))
+                # A piece holds arrays: do not keep them while the lane waits.
+                del piece, finished
                 work, own.work = own.work, None
-            # A piece holds arrays: do not keep them while the lane waits.
-            del piece, finished
             with self._lock:
                 self._free.append(lane)
 

@@ -45,7 +45,7 @@ class Job:
     @property
     def wanted(self) -> bool:
         """Whether anybody still waits for a result."""
-        return any(not r.abandoned for r in self.requests)
+        return any(not r.settled for r in self.requests)
 
     def piece(self, whole: bool) -> Piece:
         """What to launch next; `whole` counts only before the first segment."""

@@ -163,6 +163,7 @@ class Multiplexer:
         with self.lock:
             self._answering.append(me)
             now_ns = self.clock.now_ns()
+            self._expire(outcomes)
             self.table.ended(served, piece, now_ns)
             self._observe(served, piece, now_ns)
             job.advance(piece)
@@ -176,7 +177,6 @@ class Multiplexer:
             else:
                 served.paused.append(job)
             self.table.settle(served)
-            self._expire(outcomes)
             if self.device.autonomous:
                 self._launch(outcomes)
         if error is None and job.done:
@@ -212,13 +212,15 @@ class Multiplexer:
     def cancelled(self, request: Request) -> None:
         """The future of `request` was cancelled: drops it from its queue or its job."""
         with self.lock:
+            if request.settled:
+                return
             served = self._abandon(request)
             if served is not None:
                 served.stats.cancel_count += 1
             self._idle.notify_all()
 
     def _abandon(self, request: Request) -> Served | None:
-        request.abandoned = True
+        request.settled = True
         served = self.table.find(request.model)
         if served is not None:
             served.queue.remove(request)
@@ -238,7 +240,7 @@ class Multiplexer:
     def _expire(self, outcomes: list[Outcome]) -> None:
         while self._deadlines and self._deadlines[0][0] <= self.clock.now_ns():
             _, _, request = heapq.heappop(self._deadlines)
-            if request.abandoned or request.future.done():
+            if request.settled or request.future.done():
                 continue
             served = self._abandon(request)
             if served is not None:
@@ -322,7 +324,8 @@ class Multiplexer:
 def _count(served: Served, job: Job, now_ns: int) -> None:
     served.stats.executed(job.rows, job.compute_ns)
     for request in job.requests:
-        if not request.abandoned:
+        if not request.settled:
+            request.settled = True
             queued_ns = request.started_ns - request.arrival_ns
             served.stats.succeeded(now_ns - request.arrival_ns, queued_ns, served.slo_ns)
 
@@ -335,7 +338,8 @@ def _fail(
     outcomes: list[Outcome],
 ) -> None:
     for request in requests:
-        if not request.abandoned:
+        if not request.settled:
+            request.settled = True
             served.stats.failed(now_ns - request.arrival_ns)
             outcomes.append((request, None, error))
 
@@ -361,11 +365,10 @@ def _late(request: Request) -> MissileError:
 
 def _model_error(name: str, error: BaseException) -> MissileError:
     first = str(error).strip().partition("\n")[0]
-    kind = ModelRaisedError
-    if isinstance(error, MemoryError) or (
-        isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    ):
-        kind = DeviceMemoryError
+    # The CPU client raises a ValueError where others raise a JaxRuntimeError.
+    exhausted = isinstance(error, JaxRuntimeError | ValueError) and "RESOURCE_EXHAUSTED" in first
+    memory = exhausted or isinstance(error, MemoryError)
+    kind = DeviceMemoryError if memory else ModelRaisedError
     failed = kind(f"model {name!r} failed while it ran: {type(error).__name__}: {first:.300}")
     failed.__cause__ = error
     return failed

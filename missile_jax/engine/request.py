@@ -57,7 +57,8 @@ class Request:
     rows: B. length: the bucket. actual_length: before padding; 0 without sequences.
     deadline_ns: when its future fails with DeadlineExceededError, NEVER_NS for never.
     due_ns: when it should be done, for the order of latency-sensitive requests.
-    abandoned: cancelled or late: nobody waits for its result.
+    settled: counted as answered, failed, cancelled or late, each request once; nobody waits for
+        its result any more.
     finish: makes the future's result of the output leaves.
     """
 
@@ -72,4 +73,4 @@ class Request:
     finish: Callable[[list[np.ndarray]], Any]
     future: RequestFuture
     started_ns: int = 0
-    abandoned: bool = False
+    settled: bool = False

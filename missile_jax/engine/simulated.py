@@ -37,10 +37,13 @@ class SimulatedDevice:
         return self._running[0][0] if self._running else None
 
     def launch(self, piece: Piece, finished: Finished) -> None:
-        stretch = 1.0 + self._slowdown * len(self._running)
-        end = self._clock.now_ns() + round(piece.segment.duration_ns * stretch)
         self._order += 1
-        heapq.heappush(self._running, (end, self._order, piece, finished))
+        heapq.heappush(self._running, (self.end_ns(piece), self._order, piece, finished))
+
+    def end_ns(self, piece: Piece) -> int:
+        """When `piece`, launched now, ends; a replay overrides it with what was recorded."""
+        stretch = 1.0 + self._slowdown * len(self._running)
+        return self._clock.now_ns() + round(piece.segment.duration_ns * stretch)
 
     def advance_to(self, when_ns: int) -> None:
         """Ends all pieces that end by `when_ns`, and turns the clock there."""

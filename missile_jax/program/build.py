@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from missile_jax.program.compile import compile_flat
-from missile_jax.program.costs import Costs
+from missile_jax.program.costs import Costs, unsteady
 from missile_jax.program.cut import Place, choose, places
 from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.signature import Signature
@@ -227,6 +227,7 @@ class _Program:
             bit_identical=len(segments) == 1,
             max_relative_error=0.0,
             not_cut=not_cut,
+            steady=not any(unsteady(eqn) for eqn in self.eqns),
         )
 
 

@@ -32,6 +32,8 @@ _FLOPS_PER_NS = 20.0
 _DISPATCH_NS = 2_000
 # Equations estimated below this are not worth a compilation to measure.
 _MEASURE_ABOVE_NS = 100_000
+_RUNS = 10
+_ENOUGH_NS = 300_000_000
 # These compile into loops over elements, so bytes tell their cost well enough.
 _BY_BYTES = frozenset(
     (
@@ -70,7 +72,7 @@ class MeasuredCosts:
         estimate = estimate_ns(eqn)
         # A while loop may not end on made-up operands, and a function of the user's is not to see
         # them: the plan's own profile measures both.
-        if estimate < _MEASURE_ABOVE_NS or eqn.primitive.name in _BY_BYTES or _unfit(eqn):
+        if estimate < _MEASURE_ABOVE_NS or eqn.primitive.name in _BY_BYTES or unsteady(eqn):
             return estimate
         key = eqn_signature(eqn)
         with self._lock:
@@ -99,11 +101,15 @@ class MeasuredCosts:
         executable = compile_flat(flat_jaxpr([eqn], free, eqn.outvars), self._device)
         operands = [jax.device_put(_operand(v.aval), self._device) for v in free]
         jax.block_until_ready(executable.call(*operands))
-        best = math.inf
-        for _ in range(4):
+        # The least of several: on a busy machine a mean would make too many cuts.
+        best, spent = math.inf, 0
+        for _ in range(_RUNS):
             start = time.perf_counter_ns()
             jax.block_until_ready(executable.call(*operands))
-            best = min(best, time.perf_counter_ns() - start)
+            taken = time.perf_counter_ns() - start
+            best, spent = min(best, taken), spent + taken
+            if spent > _ENOUGH_NS:
+                break
         return int(best)
 
 
@@ -132,10 +138,11 @@ def _operations(eqn: jex.JaxprEqn) -> float:
     return 4.0 * out
 
 
-def _unfit(eqn: jex.JaxprEqn) -> bool:
+def unsteady(eqn: jex.JaxprEqn) -> bool:
+    """Whether the time it takes is not to be foretold: a while loop, or a function on the host."""
     if eqn.primitive.name in ("while", "pure_callback"):
         return True
-    return any(_unfit(e) for j in jex.jaxprs_in_params(eqn.params) for e in j.eqns)
+    return any(unsteady(e) for j in jex.jaxprs_in_params(eqn.params) for e in j.eqns)
 
 
 def _bytes(aval: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex
 
@@ -43,6 +44,10 @@ def _depthwise(eqn: jex.JaxprEqn) -> bool:
 
 def _taps(eqn: jex.JaxprEqn, lhs: Any, rhs: Any) -> Any:
     p = eqn.params
+    dtype = lhs.dtype
+    if dtype in (jnp.bfloat16, jnp.float16):
+        # XLA sums a convolution of these in float32.
+        lhs, rhs = lhs.astype(jnp.float32), rhs.astype(jnp.float32)
     lhs_spec, rhs_spec, _ = p["dimension_numbers"]
     spatial, kernel_axes = lhs_spec[2:], rhs_spec[2:]
     padding = [(0, 0, 0)] * lhs.ndim
@@ -50,7 +55,7 @@ def _taps(eqn: jex.JaxprEqn, lhs: Any, rhs: Any) -> Any:
         padding[axis] = (low, high, 0)
     padded = lax.pad(lhs, lax.full_like(lhs, 0, shape=()), padding)
     out_shape = shape_of(eqn.outvars[0])
-    total = None
+    total: Any = None
     for tap in itertools.product(*(range(rhs.shape[axis]) for axis in kernel_axes)):
         start, limit, stride = [0] * lhs.ndim, list(padded.shape), [1] * lhs.ndim
         at = [0] * rhs.ndim
@@ -67,4 +72,4 @@ def _taps(eqn: jex.JaxprEqn, lhs: Any, rhs: Any) -> Any:
         window = lax.slice(padded, start, limit, stride)
         product = window * lax.broadcast_in_dim(weight, window.shape, (lhs_spec[1],))
         total = product if total is None else total + product
-    return total
+    return lax.convert_element_type(total, dtype)

@@ -55,6 +55,7 @@ class Plan:
     bit_identical: whether the segments gave the same bits as the whole on the example.
     max_relative_error: largest difference to the whole, relative to the largest value of the leaf.
     not_cut: why the program was left whole, or "".
+    steady: whether it takes about as long for any values.
     keep: objects that the key of equal plans names by identity.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     bit_identical: bool
     max_relative_error: float
     not_cut: str
+    steady: bool = True
     keep: tuple[Any, ...] = ()
 
     @property

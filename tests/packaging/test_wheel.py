@@ -68,7 +68,8 @@ def sandbox(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"missile_jax"}
     for name in (
         "missile_jax/__init__.py",
@@ -87,7 +88,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 def test_the_sdist_holds_what_a_build_needs(dist):
     (sdist,) = dist.glob("*.tar.gz")
-    names = [name.partition("/")[2] for name in tarfile.open(sdist).getnames()]
+    with tarfile.open(sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
     for name in ("pyproject.toml", "LICENSE", "xla_plugin/CMakeLists.txt", "models/zoo.py"):
         assert name in names
     for folder in ("benchmarks/results", "build", "out", ".venv", "typings"):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from missile_jax.program.compile import compilations, compile_flat
+from missile_jax.program.compile import compilations, compile_flat, persistent_cache
 
 X = np.full((2,), 0.5, np.float32)
 
@@ -47,3 +47,14 @@ def test_threads_that_ask_at_once_compile_once(device):
 
 def test_memory_of_a_launch_is_reported(device):
     assert compile_flat(jaxpr(4.25), device).output_bytes == X.nbytes
+
+
+@pytest.mark.parametrize("chosen", [None, "mine"])
+def test_a_compilation_cache_of_the_users_wins(tmp_path, chosen):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+        persistent_cache(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

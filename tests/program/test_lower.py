@@ -1,6 +1,7 @@
 """What is said in another way when compiled computes the same."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -48,6 +49,29 @@ def test_depthwise_convolutions_as_shifted_products(kernel, strides, dilation, p
     names = [e.primitive.name for e in jax.make_jaxpr(lowered)(lhs, rhs).eqns]
     assert "conv_general_dilated" not in names
     np.testing.assert_allclose(jax.jit(lowered)(lhs, rhs), jax.jit(fn)(lhs, rhs), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_short_floats_are_summed_as_exactly_as_before(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((1, 9, 9, 16)), dtype)
+    w = jnp.asarray(rng.standard_normal((5, 5, 1, 16)), dtype)
+
+    def fn(x, w):
+        dims = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=dims, feature_group_count=16
+        )
+
+    closed = jax.make_jaxpr(fn)(x, w)
+    lowered = jax.jit(lambda *args: interpret(closed.jaxpr, (), args, rule_for("cpu"))[0])
+    exact = fn(x.astype(jnp.float32), w.astype(jnp.float32))
+
+    def error(got):
+        assert got.dtype == dtype
+        return np.max(np.abs(np.asarray(got, np.float32) - exact))
+
+    assert error(lowered(x, w)) <= 1.01 * error(jax.jit(fn)(x, w))
 
 
 @pytest.mark.parametrize(("groups", "out"), [(1, 4), (2, 4), (4, 8)])

@@ -57,7 +57,8 @@ py::array StackRows(const py::list& parts, py::ssize_t rows) {
   }
   shape[0] = rows;
   void* data = block->data();
-  py::capsule owner(block.release(), [](void* p) { delete static_cast<missile::StagingBlock*>(p); });
+  py::capsule owner(block.release(),
+                    [](void* p) { delete static_cast<missile::StagingBlock*>(p); });
   return py::array(first.dtype(), shape, data, owner);
 }
 

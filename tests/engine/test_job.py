@@ -1,0 +1,71 @@
+"""A job: its requests' inputs are its own, and it goes from piece to piece."""
+
+import jax
+import numpy as np
+import pytest
+
+from missile_jax import Model
+from missile_jax.engine.job import Job
+from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
+from missile_jax.program.build import Builder
+from missile_jax.program.costs import EstimatedCosts
+from missile_jax.program.load import load
+
+X = np.arange(4, dtype=np.float32)[None]
+
+
+@pytest.fixture(scope="module")
+def program():
+    def fn(w, x):
+        return (x @ w) @ w
+
+    model = Model("m", fn, np.eye(4, dtype=np.float32), example=X, buckets=[4])
+    return load(model, Builder(jax.devices()[0], EstimatedCosts(), 2_500))
+
+
+def request(x):
+    future = RequestFuture(lambda: None)
+    return Request("m", [x], len(x), 0, 0, 0, NEVER_NS, NEVER_NS, lambda leaves: leaves[0], future)
+
+
+def run(job, whole):
+    pieces = []
+    while not job.done:
+        piece = job.piece(whole)
+        piece.run()
+        job.advance(piece)
+        pieces.append(piece.index)
+    return pieces
+
+
+@pytest.mark.parametrize(("whole", "indices"), [(True, [-1]), (False, [0, 1])])
+def test_each_request_gets_its_own_rows_in_pieces_or_whole(program, whole, indices):
+    job = Job(program, [request(X), request(2 * X)])
+    assert run(job, whole) == indices
+    first, second = job.answers()
+    np.testing.assert_array_equal(first, X)
+    np.testing.assert_array_equal(second, 2 * X)
+
+
+def test_a_job_under_way_goes_on_in_segments(program):
+    job = Job(program, [request(X)])
+    job.advance(job.piece(whole=False))
+    assert job.piece(whole=True).index == 1
+
+
+def test_a_request_that_is_given_up_before_the_launch_spares_its_batch(program):
+    given_up, other = request(X), request(2 * X)
+    job = Job(program, [given_up, other])
+    given_up.inputs, given_up.settled = (), True
+    assert job.wanted
+    run(job, True)
+    np.testing.assert_array_equal(job.answers()[1], 2 * X)
+
+
+def test_a_job_is_wanted_as_long_as_anybody_waits(program):
+    requests = [request(X), request(X)]
+    job = Job(program, requests)
+    for one in requests:
+        assert job.wanted
+        one.settled = True
+    assert not job.wanted
