@@ -40,10 +40,10 @@ demo: setup
 	$(BIN)/python -m benchmarks demo --out out/demo
 
 test: $(VENV)/.test $(VENV)/.h100
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest
 
 smoke: $(VENV)/.test
-	$(BIN)/python -m pytest -m "smoke and not gpu"
+	$(BIN)/python -m pytest -m smoke
 
 bench: setup
 	$(BIN)/python -m benchmarks overhead --quick --json out/bench/overhead.json

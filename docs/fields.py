@@ -1,4 +1,4 @@
-"""Docstrings as this project writes them, made into Markdown: ``name: what it is`` becomes a list."""
+"""Docstrings as this project writes them, made into Markdown: `name: what` becomes a list."""
 
 import re
 from typing import Any
