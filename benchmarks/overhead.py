@@ -7,6 +7,7 @@ whole. The first two on an MLP of about 0.08 ms.
 
 from __future__ import annotations
 
+import math
 import socket
 import subprocess
 import sys
@@ -111,7 +112,10 @@ def _segments(report: Report, name: str, batch: int, calls: int) -> None:
     net = zoo.load(name.split("-")[0], random_weights=True)
     inputs = items(net, batch)[0] if net.name != "minilm" else _tokens(net, batch)
     # Calm never comes, or is always there: all in segments, all whole.
-    with Runtime(policy=Missile(calm_ms=1e12)) as cut, Runtime(policy=Missile(calm_ms=0)) as whole:
+    with (
+        Runtime(policy=Missile(calm_ms=math.inf)) as cut,
+        Runtime(policy=Missile(calm_ms=0)) as whole,
+    ):
         for runtime in (cut, whole):
             model = Model("m", net.module, net.variables, example=net.example, buckets=[batch])
             runtime.load(model)
@@ -121,6 +125,13 @@ def _segments(report: Report, name: str, batch: int, calls: int) -> None:
             1,
         )
         plan = cut.stats()["models"]["m"]["plans"][0]
+        launched = {
+            side: runtime.stats()["models"]["m"]["launch_count"]
+            / runtime.stats()["models"]["m"]["execution_count"]
+            for side, runtime in (("whole", whole), ("cut", cut))
+        }
+    if launched != {"whole": 1.0, "cut": float(plan["segments"])}:
+        raise RuntimeError(f"{name}: pieces launched a run {launched}, the plan is {plan}")
     ratio = float(np.median(times["cut"]) / np.median(times["whole"]))
     for side, values in times.items():
         _row(report, f"{name} b{batch} {side}", values)

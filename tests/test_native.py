@@ -1,6 +1,9 @@
 """Staging blocks: rows are stacked, padded, aligned, and freed with their last view."""
 
 import gc
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,3 +67,30 @@ def test_parts_that_do_not_fit_are_refused(parts, rows, message):
     with pytest.raises(ValueError, match=message):
         _native.stack_rows(parts, rows)
     assert _native.staging_blocks() == blocks
+
+
+_FAULTS = """
+import resource
+import numpy as np
+from missile_jax import _native
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(16 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+given_back = faults()
+assert _native.keep_freed_memory()
+faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to")
+def test_kept_memory_brings_no_page_faults():
+    # A child process, since the heap's behaviour is changed for good.
+    run = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    given_back, kept = map(int, run.stdout.split())
+    assert kept < given_back / 100

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "heap.h"
 #include "staging.h"
 
 namespace py = pybind11;
@@ -72,6 +73,10 @@ PYBIND11_MODULE(_native, m) {
         "Stack C-contiguous arrays [n_i, ...] of one dtype and trailing shape into a new 64-byte "
         "aligned array [rows, ...], zeros behind the last part. The copy runs without the GIL. "
         "Raises ValueError if the parts do not fit together or hold more than `rows` rows.");
+  m.def(
+      "keep_freed_memory", &missile::KeepFreedMemory,
+      "Let the C heap keep what is freed, so that large buffers bring no page faults when they are "
+      "taken again. Returns whether the allocator listened (glibc does).");
   m.def("staging_blocks", &missile::LiveStagingBlocks, "Staging blocks alive.");
   m.def("staging_bytes", &missile::LiveStagingBytes, "Bytes held by staging blocks alive.");
 }
