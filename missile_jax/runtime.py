@@ -302,7 +302,7 @@ class Runtime:
 
     def _guard_deadlines(self) -> None:
         while self._mux.wait_for_deadline():
-            pass
+            keep_freed_memory()
 
     # Figures.
 
@@ -313,9 +313,10 @@ class Runtime:
         Times end in their unit; ``latency_ms`` covers the latest 4,096 answers.
         """
         with self._mux.lock:
+            overlaps = self._mux.device.autonomous and self._mux.policy.overlaps
             return {
                 "policy": self._mux.policy.name,
-                "mode": "spatial" if getattr(self._mux.policy, "beside", True) else "temporal",
+                "mode": "spatial" if overlaps else "temporal",
                 "device": f"{self._device.platform}:{self._device.id}",
                 "simulated": self._mux.device.simulated,
                 "models": {s.name: _model_stats(s) for s in self._mux.table},

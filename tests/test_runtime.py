@@ -601,6 +601,7 @@ class Failing:
     """The default policy, until it fails."""
 
     name = "failing"
+    overlaps = True
 
     def __init__(self):
         self.fail = False
@@ -740,6 +741,24 @@ def test_stats_are_plain_values(shared):
     assert one["bit_identical"] == (one["max_relative_error"] == 0.0)
     assert one["longest_segment_ms"] <= one["whole_ms"] * one["segments"] + 1
     assert (one["rows"], one["length"], one["not_cut"]) == (1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "threads", "mode"),
+    [
+        (Missile(), True, "spatial"),
+        (Missile(), False, "temporal"),
+        (Missile(beside=False), True, "temporal"),
+        ("fifo", True, "temporal"),
+        ("concurrent", True, "spatial"),
+    ],
+)
+def test_the_mode_says_whether_launches_may_overlap(policy, threads, mode):
+    runtime = Runtime(policy=policy)
+    if threads:
+        runtime.start()
+    assert runtime.stats()["mode"] == mode
+    runtime.close()
 
 
 def test_an_observer_sees_every_launch():

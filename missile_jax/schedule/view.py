@@ -1,6 +1,6 @@
 """What a policy sees and what it may ask for: values only.
 
-Named tuples, since they are made on every step and a frozen dataclass takes five times as long.
+Named tuples, since they are made on every step and a frozen dataclass takes longer to make.
 """
 
 from __future__ import annotations
@@ -68,11 +68,16 @@ class Policy(Protocol):
     It is asked when a request arrives and when a piece ends, so it has to launch something where
     nothing is in flight and anything is launchable.
 
-    To add one: write a frozen dataclass with `name` and `decide`, and list it in
+    To add one: write a frozen dataclass with `name`, `overlaps` and `decide`, and list it in
     `schedule/policies/__init__.py`.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it may launch a piece while another is in flight: spatial sharing."""
+        ...
 
     def decide(self, view: View) -> Sequence[Launch]: ...

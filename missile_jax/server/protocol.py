@@ -23,7 +23,7 @@ class Connection:
     on_lost: called if the client leaves, each while it is in the set.
 
     Between `hold` and `release` what is written is kept, so that head and body of a response go out
-    in one system call: the second one is a tenth of the time of a short answer.
+    in one system call, which a short answer notices.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

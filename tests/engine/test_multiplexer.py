@@ -199,6 +199,7 @@ class Wrong:
     """A policy that does what it likes."""
 
     name = "wrong"
+    overlaps = False
 
     def __init__(self, decide):
         self.decide = decide

@@ -21,6 +21,10 @@ class Concurrent:
     def name(self) -> str:
         return "concurrent"
 
+    @property
+    def overlaps(self) -> bool:
+        return True
+
     def decide(self, view: View) -> Sequence[Launch]:
         room = self.max_in_flight - view.latency_in_flight - view.best_effort_in_flight
         waiting = sorted(

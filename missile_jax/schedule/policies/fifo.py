@@ -16,6 +16,10 @@ class Fifo:
     def name(self) -> str:
         return "fifo"
 
+    @property
+    def overlaps(self) -> bool:
+        return False
+
     def decide(self, view: View) -> Sequence[Launch]:
         waiting = [m for m in view.models if m.launchable]
         if not waiting or view.latency_in_flight or view.best_effort_in_flight:

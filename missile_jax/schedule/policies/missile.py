@@ -39,6 +39,10 @@ class Missile:
     def name(self) -> str:
         return "missile"
 
+    @property
+    def overlaps(self) -> bool:
+        return self.beside
+
     def decide(self, view: View) -> Sequence[Launch]:
         latency = [m for m in view.models if m.latency and m.launchable]
         wanted = bool(latency) or view.latency_in_flight > 0
