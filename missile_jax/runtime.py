@@ -302,7 +302,7 @@ class Runtime:
 
     def _guard_deadlines(self) -> None:
         while self._mux.wait_for_deadline():
-            keep_freed_memory()
+            pass
 
     # Figures.
 
