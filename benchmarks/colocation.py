@@ -27,6 +27,8 @@ from missile_jax import Missile, Runtime
 LOADS = (10, 30, 60)
 POLICIES = ("concurrent", "fifo", "missile")
 _MAKE: dict[str, Any] = {"missile-after": Missile(beside=False)}
+# Of LS traffic before and behind the requests that count.
+_BEFORE_S, _AFTER_S = 1.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,16 @@ class _Bench:
         self._late: list[float] = []
 
     def __enter__(self) -> _Bench:
+        for policy in self._chosen.policies:
+            runtime = Runtime(policy=_MAKE.get(policy, policy))
+            self._runtimes[policy] = self._stack.enter_context(runtime)
         works = sorted({name for mix in self._chosen.mixes for name in MIXES[mix]})
         latency, self._inputs["ls"], _ = latency_model()
         models = [latency]
         for name in works:
             model, self._inputs[name], _ = best_effort_model(WORKS[name])
             models.append(model)
-        for policy in self._chosen.policies:
-            runtime = self._stack.enter_context(Runtime(policy=_MAKE.get(policy, policy)))
-            self._runtimes[policy] = runtime
+        for policy, runtime in self._runtimes.items():
             for model in models:
                 self._console.print(f"[dim]{policy}: loading {model.name}[/]")
                 runtime.load(model)
@@ -108,15 +111,19 @@ class _Bench:
             service_s = back_to_back_s(any_runtime, self._ls, ls, 100)
             self._service_s.append(service_s)
             seed = chosen.seed + 1000 * repeat + load
-            times = self._arrivals(load / 100 / service_s, count, seed)
-            ideal = arrivals.single_server(times, service_s)
+            rate_per_s = load / 100 / service_s
+            before, after = round(rate_per_s * _BEFORE_S), round(rate_per_s * _AFTER_S)
+            times = self._arrivals(rate_per_s, before + count + after, seed)
+            counted = slice(before, before + count)
+            ideal = arrivals.single_server(times, service_s)[counted]
             self._latencies["ideal", "", load].append(ideal)
-            self._measure("alone", any_runtime, "", load, times, service_s)
+            self._measure("alone", any_runtime, "", load, times, counted, service_s)
             for mix in chosen.mixes:
                 order = list(chosen.policies)
                 shift = next(turn) % len(order)
                 for policy in order[shift:] + order[:shift]:
-                    self._measure(policy, self._runtimes[policy], mix, load, times, service_s)
+                    runtime = self._runtimes[policy]
+                    self._measure(policy, runtime, mix, load, times, counted, service_s)
 
     def _arrivals(self, rate_per_s: float, count: int, seed: int) -> np.ndarray:
         if self._chosen.trace is not None:
@@ -130,19 +137,22 @@ class _Bench:
         mix: str,
         load: int,
         times: np.ndarray,
+        counted: slice,
         service_s: float,
     ) -> None:
         names = MIXES[mix] if mix else ()
         key = (policy, mix, load)
         with BestEffort(runtime, {name: self._inputs[name] for name in names}) as work:
-            seen, start_s, end_s = latency_stream(runtime, self._ls, self._inputs["ls"], times)
+            seen, start_s, end_s = latency_stream(
+                runtime, self._ls, self._inputs["ls"], times, counted
+            )
         self._latencies[key].append(seen.latencies_s)
         self._late.extend(seen.late_s)
         self._rates[key].append(
             work.rates({name: WORKS[name].batch for name in names}, start_s, end_s)
         )
         # What LS really used of the window: drawn arrivals scatter about their rate.
-        self._load[key].append(len(times) * service_s / (end_s - start_s))
+        self._load[key].append(len(seen.latencies_s) * service_s / (end_s - start_s))
         p99 = np.percentile(seen.latencies_s, 99) * 1e3
         self._console.print(f"[dim]{load} % {mix or '-'} {policy}: p99 {p99:.1f} ms[/]")
 

@@ -28,26 +28,22 @@ class Latency:
 
 
 class BestEffort:
-    """Keeps `inflight` requests of each model going until stopped; counts what finishes."""
+    """Keeps one request of each model going until stopped; notes when each ran."""
 
-    def __init__(
-        self, runtime: Runtime, inputs: Mapping[str, Sequence[Any]], inflight: int = 1
-    ) -> None:
+    def __init__(self, runtime: Runtime, inputs: Mapping[str, Sequence[Any]]) -> None:
         self._runtime = runtime
         self._inputs = inputs
-        self._inflight = inflight
         self._lock = threading.Lock()
         self._running = False
         self._sent = dict.fromkeys(inputs, 0)
         self._open = 0
         self._drained = threading.Condition(self._lock)
-        self.done_s: dict[str, list[float]] = {name: [] for name in inputs}
+        self._ran_s: dict[str, list[tuple[float, float]]] = {name: [] for name in inputs}
 
     def __enter__(self) -> BestEffort:
         self._running = True
         for name in self._inputs:
-            for _ in range(self._inflight):
-                self._send(name)
+            self._send(name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,42 +59,54 @@ class BestEffort:
             self._open += 1
             item = items[self._sent[name] % len(items)]
             self._sent[name] += 1
+        sent_s = time.perf_counter()
         future = self._runtime.submit(name, item)
-        future.add_done_callback(lambda f: self._received(name, f))
+        future.add_done_callback(lambda f: self._received(name, sent_s, f))
 
-    def _received(self, name: str, future: Future) -> None:
+    def _received(self, name: str, sent_s: float, future: Future) -> None:
         now_s = time.perf_counter()
         with self._lock:
             self._open -= 1
             if future.exception() is None:
-                self.done_s[name].append(now_s)
+                self._ran_s[name].append((sent_s, now_s))
             self._drained.notify_all()
         future.result()
         self._send(name)
 
     def rates(self, batch: Mapping[str, int], start_s: float, end_s: float) -> dict[str, float]:
-        """Items a second of each model between two times.
+        """Items a second of each model between two times, once stopped.
 
-        From the first to the last completion in between, so that a job cut by an edge of the
-        window counts neither way; too few completions fall back to a plain count.
+        A job that an edge of the window cuts counts by the part of its time that lies inside: there
+        has to be load of the same kind on both sides of an edge.
         """
-        rates = {}
-        for name, times in self.done_s.items():
-            inside = [t for t in times if start_s <= t <= end_s]
-            if len(inside) >= 3:
-                rates[name] = batch[name] * (len(inside) - 1) / (inside[-1] - inside[0])
-            else:
-                rates[name] = batch[name] * len(inside) / (end_s - start_s)
-        return rates
+        return {
+            name: batch[name] * _jobs_inside(ran_s, start_s, end_s) / (end_s - start_s)
+            for name, ran_s in self._ran_s.items()
+        }
+
+
+def _jobs_inside(ran_s: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
+    return sum(
+        max(0.0, min(done, end_s) - max(sent, start_s)) / (done - sent) for sent, done in ran_s
+    )
 
 
 def latency_stream(
-    runtime: Runtime, name: str, inputs: Sequence[Any], arrivals_s: np.ndarray
+    runtime: Runtime,
+    name: str,
+    inputs: Sequence[Any],
+    arrivals_s: np.ndarray,
+    counted: slice = slice(None),
 ) -> tuple[Latency, float, float]:
-    """Sends a request at each arrival, waits for all. Returns latencies, start and end time."""
-    count = len(arrivals_s)
-    ended = np.zeros(count)
-    late = np.zeros(count)
+    """Sends a request at each arrival, waits for all.
+
+    counted: the requests to report; those before warm up, those behind keep the load on until the
+        last that counts is done.
+
+    Returns their latencies, when the first was due and when the last was done.
+    """
+    ended = np.zeros(len(arrivals_s))
+    late = np.zeros(len(arrivals_s))
     futures: list[Future] = []
 
     def note(k: int) -> Any:
@@ -117,8 +125,9 @@ def latency_stream(
         futures.append(future)
     for future in futures:
         future.result()
-    end_s = time.perf_counter()
-    return Latency(arrivals_s, ended - start_s - arrivals_s, late), start_s, end_s
+    latencies = (ended - start_s - arrivals_s)[counted]
+    seen = Latency(arrivals_s[counted], latencies, late[counted])
+    return seen, start_s + seen.arrivals_s[0], float(ended[counted].max())
 
 
 def back_to_back_s(runtime: Runtime, name: str, inputs: Sequence[Any], count: int) -> float:
@@ -136,6 +145,7 @@ def throughput(
 ) -> dict[str, float]:
     """Items a second of each model when only they run, for about `seconds`."""
     with BestEffort(runtime, inputs) as load:
+        time.sleep(seconds / 10)
         start_s = time.perf_counter()
         time.sleep(seconds)
         end_s = time.perf_counter()

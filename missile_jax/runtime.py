@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import threading
@@ -36,7 +37,7 @@ from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree
 # free: handing it to another thread and back takes as long.
 _NOT_WORTH_A_SWITCH_NS = 300_000
 # Length of a segment that keeps LS waits short and launches cheap (docs/segments.md).
-_QUANTUM_MS = {"cpu": 5.0, "gpu": 1.0}
+_QUANTUM_MS = {"cpu": 12.0, "gpu": 1.0}
 
 
 class Runtime:
@@ -49,13 +50,15 @@ class Runtime:
     policy: ``"missile"``, ``"concurrent"``, ``"fifo"`` or a policy object, such as
         ``Missile(best_effort_floor=0.1)``.
     device: where models run; JAX's first device by default.
-    quantum_ms: the length that best-effort segments should not exceed; 5 on a CPU, 1 on a GPU.
+    quantum_ms: the length that best-effort segments should not exceed; 12 on a CPU, 1 on a GPU.
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
     observer: called with a LaunchRecord after each launch, on the launching thread.
 
-    On a CPU it lets the process keep memory that is freed, for the next launch's buffers: it takes
-    fewer page faults (docs/scheduling.md).
+    Two things change for the whole process (docs/scheduling.md). Memory that is freed is kept for
+    the next launch's buffers; that reaches furthest if the runtime is made before JAX is first
+    used. And what lives when a model has been loaded is left out of Python's garbage collection,
+    which otherwise stops all threads for 0.1 s and more (``gc.unfreeze()`` takes it back).
 
     Results are pytrees of ``numpy.ndarray`` on the host, read-only; inputs are copied.
     """
@@ -69,14 +72,14 @@ class Runtime:
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
     ) -> None:
+        # Before JAX starts its threads, if this is the first use of it: each clings to a heap.
+        keep_freed_memory()
         self._device = device if device is not None else jax.devices()[0]
         quantum_ms = (
             _QUANTUM_MS.get(self._device.platform, 1.0) if quantum_ms is None else quantum_ms
         )
         if not 0 < quantum_ms < math.inf:
             raise ConfigError(f"quantum_ms={quantum_ms!r} must be a positive number")
-        if self._device.platform == "cpu":
-            keep_freed_memory()
         directory = cache_directory(cache_dir)
         persistent_cache(directory / "xla")
         self._costs = MeasuredCosts(self._device, directory / "costs")
@@ -115,6 +118,7 @@ class Runtime:
             program = load(spec, self._builder)
             self._costs.save()
             self._mux.add(Served(program, spec.weight, RequestQueue(spec.queue_limit)))
+            _leave_to_live()
         return program.info
 
     def unload(self, name: str) -> None:
@@ -321,6 +325,11 @@ class Runtime:
                 "simulated": self._mux.device.simulated,
                 "models": {s.name: _model_stats(s) for s in self._mux.table},
             }
+
+
+def _leave_to_live() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
 import jax
@@ -257,6 +258,25 @@ def test_loading_by_name_or_by_model(loop):
     assert loop.models() == ["b"]
     with pytest.raises(ModelNotFoundError, match="loaded: b"):
         loop.describe("a")
+
+
+def test_what_lives_after_a_load_is_left_out_of_garbage_collection(loop):
+    gc.unfreeze()
+    loop.load(doubled("a"))
+    # A full collection stops all threads for as long as it takes to look at what is left to it.
+    assert len(gc.get_objects()) < gc.get_freeze_count() / 20
+
+
+def test_an_unloaded_model_gives_its_parameters_back_without_a_collection(loop):
+    loop.load("a", model=tower, params=W, example=X)
+    leaf = weakref.ref(loop._mux.table["a"].program.leaves[0])
+    loop.infer("a", X)
+    gc.disable()
+    try:
+        loop.unload("a")
+        assert leaf() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ class Multiplexer:
 
     def submit(self, request: Request) -> None:
         """Queues `request`. Raises ModelNotFoundError, QueueFullError, RuntimeClosedError."""
+        outcomes: list[Outcome] = []
         with self.lock:
             self.check_open()
             served = self.table[request.model]
@@ -96,8 +97,9 @@ class Multiplexer:
             self.table.arrived(served, request)
             if request.deadline_ns != NEVER_NS:
                 self._watch(request)
-        if self.device.autonomous:
-            self.step()
+            if self.device.autonomous:
+                self._launch(outcomes)
+        _resolve(outcomes)
 
     def run(self, request: Request) -> None:
         """`submit` for a thread that will wait: it may run the request's pieces itself."""
