@@ -67,10 +67,10 @@ def interleaved(sides: dict[str, Callable[[], Any]], calls: int, block: int) -> 
 
 
 def _runtime(report: Report, calls: int) -> None:
-    params, x = parameters(), np.random.default_rng(report.seed).normal(size=(1, 784))
-    x = x.astype(np.float32)
-    device_params, bare = jax.device_put(params), jax.jit(mlp)
     with Runtime() as runtime:
+        params, x = parameters(), np.random.default_rng(report.seed).normal(size=(1, 784))
+        x = x.astype(np.float32)
+        device_params, bare = jax.device_put(params), jax.jit(mlp)
         runtime.load("mlp", model=mlp, params=params, example=x, priority="latency")
         times = interleaved(
             {
@@ -109,13 +109,13 @@ def _http(report: Report, calls: int) -> None:
 
 
 def _segments(report: Report, name: str, batch: int, calls: int) -> None:
-    net = zoo.load(name.split("-")[0], random_weights=True)
-    inputs = items(net, batch)[0] if net.name != "minilm" else _tokens(net, batch)
     # Calm never comes, or is always there: all in segments, all whole.
     with (
         Runtime(policy=Missile(calm_ms=math.inf)) as cut,
         Runtime(policy=Missile(calm_ms=0)) as whole,
     ):
+        net = zoo.load(name.split("-")[0], random_weights=True)
+        inputs = items(net, batch)[0] if net.name != "minilm" else _tokens(net, batch)
         for runtime in (cut, whole):
             model = Model("m", net.module, net.variables, example=net.example, buckets=[batch])
             runtime.load(model)

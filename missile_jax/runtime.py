@@ -58,7 +58,7 @@ class Runtime:
     Two things change for the whole process (docs/scheduling.md). Memory that is freed is kept for
     the next launch's buffers; that reaches furthest if the runtime is made before JAX is first
     used. And what lives when a model has been loaded is left out of Python's garbage collection,
-    which otherwise stops all threads for 0.1 s and more (``gc.unfreeze()`` takes it back).
+    which stops all threads while it looks at every object (``gc.unfreeze()`` takes it back).
 
     Results are pytrees of ``numpy.ndarray`` on the host, read-only; inputs are copied.
     """
