@@ -58,7 +58,7 @@ class Runtime:
     Two things change for the whole process (docs/scheduling.md). Memory that is freed is kept for
     the next launch's buffers; that reaches furthest if the runtime is made before JAX is first
     used. And what lives when a model has been loaded is left out of Python's garbage collection,
-    which stops all threads while it looks at every object (``gc.unfreeze()`` takes it back).
+    which stops all threads while it looks at every object, until the runtime is closed.
 
     Results are pytrees of ``numpy.ndarray`` on the host, read-only; inputs are copied.
     """
@@ -118,7 +118,7 @@ class Runtime:
             program = load(spec, self._builder)
             self._costs.save()
             self._mux.add(Served(program, spec.weight, RequestQueue(spec.queue_limit)))
-            _leave_to_live()
+            _leave_out_of_collections()
         return program.info
 
     def unload(self, name: str) -> None:
@@ -292,6 +292,8 @@ class Runtime:
         self._mux.close()
         if self._guard is not None and self._guard is not threading.current_thread():
             self._guard.join()
+        # For all runtimes of the process; one that goes on is only slower until its next load.
+        gc.unfreeze()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -327,7 +329,7 @@ class Runtime:
             }
 
 
-def _leave_to_live() -> None:
+def _leave_out_of_collections() -> None:
     gc.collect()
     gc.freeze()
 

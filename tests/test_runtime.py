@@ -32,6 +32,7 @@ from missile_jax import (
     UnsupportedShapeError,
     _native,
 )
+from missile_jax.engine.request import NEVER_NS, Request
 from missile_jax.program.compile import compilations
 from missile_jax.runtime import cache_directory
 
@@ -258,6 +259,24 @@ def test_loading_by_name_or_by_model(loop):
     assert loop.models() == ["b"]
     with pytest.raises(ModelNotFoundError, match="loaded: b"):
         loop.describe("a")
+
+
+def test_nothing_of_a_request_is_left_to_garbage_collection(runtime):
+    runtime.load(doubled("a", priority="latency"))
+    runtime.load("b", model=tower, params=W, example=X)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            runtime.infer("a", X[:, :1])
+            runtime.submit("b", X, deadline_ms=60_000).result(60)
+            runtime.submit("b", X).cancel()
+        assert runtime.run_until_idle(60)
+        left = [x for x in gc.get_objects() if isinstance(x, Request)]
+        # Those with a deadline wait in the heap until it passes.
+        assert sum(request.deadline_ns == NEVER_NS for request in left) <= 1
+    finally:
+        gc.enable()
 
 
 def test_what_lives_after_a_load_is_left_out_of_garbage_collection(loop):

@@ -46,6 +46,9 @@ class RequestFuture(Future):
                 self.set_exception(error)
         except InvalidStateError:
             return False
+        finally:
+            # It knows the request, which knows this future: nothing is to be left to a collection.
+            self._on_cancel.clear()
         return True
 
 
