@@ -57,6 +57,54 @@ def overhead(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
 
 
 @app.command()
+def swap(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """A request to a model that has to come to the device first, against one that is there."""
+    from benchmarks import swap as bench
+    from benchmarks.plots import plot_swap
+
+    report = bench.run(quick, seed, console)
+    report.print(
+        "swap",
+        ["model", "bus", "parameter_mb", "heavy", "resident_ms", "swapped_ms", "bound_ms",
+         "ratio_to_bound", "ratio_to_resident", "us_per_leaf"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+        plot_swap(json)
+
+
+@app.command()
+def alloc(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """The arena under a day of models that come and go."""
+    from benchmarks import alloc as bench
+
+    report = bench.run(quick, seed)
+    report.print("alloc", ["what", "n", "p50_us", "p99_us", "p999_us", "max_us"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
+def link(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """Copies over the link against bare ones and `jax.device_put`; shares; waits of LS copies."""
+    from benchmarks import link as bench
+    from benchmarks.plots import plot_link
+
+    report = bench.run(quick, seed, console)
+    report.print(
+        "link",
+        ["size_kib", "best_bare", "bare_gb_per_s", "link_gb_per_s", "pinned_host_gb_per_s",
+         "numpy_gb_per_s", "turns"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+        plot_link(json)
+
+
+@app.command()
 def soak(
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of the run.")] = 60.0,
     json: Json = None,

@@ -54,6 +54,65 @@ def plot_colocation(path: Path) -> Path:
     return picture
 
 
+def plot_swap(path: Path) -> Path:
+    """Latency resident, swapped and the bound, for each model and bus."""
+    rows = json.loads(path.read_text())["rows"]
+    buses = list(dict.fromkeys(row["bus"] for row in rows))
+    figure, all_axes = plt.subplots(
+        1, len(buses), figsize=(4.2 * len(buses), 3.8), layout="constrained", sharey=True
+    )
+    for axes, bus in zip(all_axes, buses, strict=True):
+        here = [row for row in rows if row["bus"] == bus]
+        at = np.arange(len(here))
+        for k, (key, color) in enumerate(
+            (("resident_ms", "#555555"), ("bound_ms", "#999999"), ("swapped_ms", "#1b6ca8"))
+        ):
+            label = key.removesuffix("_ms")
+            values = [row[key] for row in here]
+            axes.bar(at + (k - 1) * 0.27, values, width=0.25, color=color, label=label)
+        axes.set(yscale="log", title=f"{bus} link", xticks=at)
+        axes.set_xticklabels([row["model"] for row in here], rotation=40, ha="right", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].set_ylabel("latency, ms")
+    all_axes[0].legend(frameon=False, fontsize=8)
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    return picture
+
+
+def plot_link(path: Path) -> Path:
+    """Rates by size, and shares in any 500 chunks. Returns the picture's path beside the JSON."""
+    rows = json.loads(path.read_text())["rows"]
+    sizes = [row for row in rows if "size_kib" in row]
+    shares = [row for row in rows if "weight" in row]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    series = {
+        "best bare copy": ("bare_gb_per_s", "#555555", "--"),
+        "link": ("link_gb_per_s", "#1b6ca8", "-"),
+        "device_put, numpy": ("numpy_gb_per_s", "#e6ab02", "-"),
+        "device_put, pinned_host": ("pinned_host_gb_per_s", "#d95f02", "-"),
+    }
+    for name, (key, color, style) in series.items():
+        left.plot([row["size_kib"] for row in sizes], [row[key] for row in sizes], style,
+                  marker="o", color=color, label=name)  # fmt: skip
+    left.set(xscale="log", yscale="log", xlabel="size, KiB", ylabel="GB/s")
+    left.legend(frameon=False, fontsize=8)
+    at = np.arange(len(shares))
+    middle = np.array([row["share"] for row in shares])
+    spread = np.abs([[row["share_least"], row["share_most"]] for row in shares] - middle[:, None])
+    right.bar(at, middle, color="#1b6ca8", yerr=spread.T, capsize=4)
+    right.scatter(at, [row["share_due"] for row in shares], color="black", marker="_", s=900)
+    right.set(xticks=at, xticklabels=[f"weight {row['weight']}" for row in shares],
+              ylabel="share of bytes in any 500 chunks")  # fmt: skip
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    return picture
+
+
 def plot_latencies(picture: Path, latencies_s: dict[str, Any]) -> None:
     """Share of requests that took longer than a time, both axes logarithmic."""
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")

@@ -90,7 +90,20 @@ def _overhead(data: Json) -> str:
     return _table(["median", ""], rows)
 
 
-def _soak(data: Json) -> str:
+def _swap(data: Json) -> str:
+    head = ["model, link", "MB", "resident", "swapped", "bound", "ratio to bound"]
+    head += ["ratio to resident", "us a leaf"]
+    rows = []
+    for row in data["rows"]:
+        line = [f"{row['model']}, {row['bus']}{' (heavy)' if row['heavy'] else ''}"]
+        line.append(f"{row['parameter_mb']:.0f}")
+        line += [f"{row[k]:.1f} ms" for k in ("resident_ms", "swapped_ms", "bound_ms")]
+        line += [f"{row[k]:.2f}" for k in ("ratio_to_bound", "ratio_to_resident", "us_per_leaf")]
+        rows.append(line)
+    return _table(head, rows)
+
+
+def _figures(data: Json) -> str:
     s = data["summary"]
     rows = [[key.replace("_", " "), f"{value:.4g}"] for key, value in s.items()]
     return _table(["figure", ""], rows)
@@ -100,5 +113,8 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
     "overhead": _overhead,
-    "soak": _soak,
+    "swap": _swap,
+    "link": _figures,
+    "alloc": _figures,
+    "soak": _figures,
 }

@@ -8,6 +8,7 @@ from missile_jax.errors import (
     ConfigError,
     DeadlineExceededError,
     DeviceMemoryError,
+    HostMemoryError,
     InvalidInputError,
     MissileError,
     ModelError,
@@ -20,6 +21,7 @@ from missile_jax.errors import (
     RuntimeClosedError,
     UnsupportedShapeError,
 )
+from missile_jax.memory.memory import CopyRecord
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.policies import Concurrent, Fifo, Missile
 from missile_jax.spec import SLO, Model, ModelInfo, Priority, TensorSpec
@@ -31,9 +33,11 @@ __all__ = [
     "SLO",
     "Concurrent",
     "ConfigError",
+    "CopyRecord",
     "DeadlineExceededError",
     "DeviceMemoryError",
     "Fifo",
+    "HostMemoryError",
     "InvalidInputError",
     "LaunchRecord",
     "Missile",

@@ -48,6 +48,8 @@ def serve(
         http_port=http.port,
         host=http.host,
         policy=config.build_policy(),
+        device_memory=config.device_memory,
+        host_memory=config.host_memory,
         max_body_bytes=http.max_body_bytes,
         max_header_bytes=http.max_header_bytes,
         drain_s=http.drain_s,

@@ -22,10 +22,21 @@ from pydantic import (
 from missile_jax.errors import ConfigError
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
-from missile_jax.spec import SLO, Model
+from missile_jax.spec import SLO, Model, size_bytes
 
 Sizes = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _size(value: int | str) -> int | str:
+    try:
+        size_bytes("", value)
+    except ConfigError:
+        raise ValueError("must be a positive number of bytes, or a text such as '2GiB'") from None
+    return value
+
+
+Size = Annotated[int | str, AfterValidator(_size)]
 
 
 def _known_policy(name: str) -> str:
@@ -93,6 +104,7 @@ class ModelConfig(_Section):
     tenant: Annotated[str, Field(min_length=1)] | None = None
     weight: Positive | None = None
     queue_limit: Annotated[int, Field(ge=1)] | None = None
+    pinned: bool | None = None
 
     @field_validator("factory")
     @classmethod
@@ -128,14 +140,26 @@ class Config(_Section):
 
     be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
         ones ask for all of it.
+    device_memory, host_memory: bytes, or a text such as ``"2GiB"``; see `missile_jax.Runtime`.
     """
 
     policy: Annotated[str, AfterValidator(_known_policy)] = "missile"
     be_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    device_memory: Size | None = None
+    host_memory: Size | None = None
     http: HttpConfig = HttpConfig()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
     ]
+
+    @field_validator("host_memory")
+    @classmethod
+    def _host_holds_what_the_device_swaps(
+        cls, host: int | str | None, info: ValidationInfo
+    ) -> int | str | None:
+        if host is not None and info.data.get("device_memory") is None:
+            raise ValueError("needs device_memory, else nothing is kept on the host")
+        return host
 
     @field_validator("be_floor")
     @classmethod

@@ -12,6 +12,7 @@
     │   ├── UnsupportedShapeError  a shape outside the declared buckets
     │   └── DeadlineExceededError
     ├── DeviceMemoryError        the device has too little memory left
+    ├── HostMemoryError          host memory has too little room for a model's parameters
     ├── QueueFullError           too many requests wait
     └── RuntimeClosedError       the runtime was closed before the request was done
 
@@ -67,6 +68,10 @@ class DeadlineExceededError(RequestError, TimeoutError):
 
 class DeviceMemoryError(MissileError, MemoryError):
     """The device ran out of memory."""
+
+
+class HostMemoryError(MissileError, MemoryError):
+    """The parameters of a model do not fit into what the runtime may take of host memory."""
 
 
 class QueueFullError(MissileError):

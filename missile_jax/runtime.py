@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +23,9 @@ from missile_jax.engine.device import InlineDevice, LaneDevice
 from missile_jax.engine.multiplexer import LaunchRecord, Multiplexer
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
 from missile_jax.engine.table import Served
-from missile_jax.errors import ConfigError, InvalidInputError, RuntimeClosedError
+from missile_jax.errors import ConfigError, InvalidInputError, ModelLoadError, RuntimeClosedError
+from missile_jax.memory.memory import CopyRecord, Memory
+from missile_jax.memory.parameters import Fixed, Parameters
 from missile_jax.program.build import Builder
 from missile_jax.program.compile import persistent_cache
 from missile_jax.program.costs import MeasuredCosts
@@ -31,7 +34,7 @@ from missile_jax.program.program import Inputs, Program
 from missile_jax.schedule.policies import make_policy
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.view import Policy
-from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree
+from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree, size_bytes
 
 # A latency-sensitive request that is shorter runs on the thread that submits it, if the device is
 # free: handing it to another thread and back takes as long.
@@ -51,6 +54,13 @@ class Runtime:
         ``Missile(best_effort_floor=0.1)``.
     device: where models run; JAX's first device by default.
     quantum_ms: the length that best-effort segments should not exceed; 12 on a CPU, 1 on a GPU.
+    device_memory: how much of the device the runtime may take, in bytes or as ``"2GiB"``. Models'
+        parameters then lie in host memory and come to the device when they are used, so that more
+        models are served than fit (docs/swapping.md). None: all parameters stay on the device.
+    host_memory: how much of host memory parameters may take, likewise; None for no limit.
+    link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
+        served over a slower bus; None for as fast as the machine copies.
+    copy_observer: called with a CopyRecord after each copy of parameters to the device.
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
     observer: called with a LaunchRecord after each launch, on the launching thread.
@@ -69,6 +79,10 @@ class Runtime:
         policy: str | Policy = "missile",
         device: JaxDevice | None = None,
         quantum_ms: float | None = None,
+        device_memory: int | str | None = None,
+        host_memory: int | str | None = None,
+        link_bytes_per_s: float | None = None,
+        copy_observer: Callable[[CopyRecord], None] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
     ) -> None:
@@ -85,10 +99,33 @@ class Runtime:
         self._costs = MeasuredCosts(self._device, directory / "costs")
         self._builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
         self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
+        self._memory = None
+        if device_memory is not None:
+            self._memory = Memory(
+                self._device,
+                size_bytes("device_memory", device_memory),
+                None if host_memory is None else size_bytes("host_memory", host_memory),
+                directory,
+                link_bytes_per_s,
+                copy_observer,
+                self._mux.clock.now_ns,
+                self._mux.lock,
+                self._arrived,
+            )
+            self._mux.memory = self._memory.residency
+        elif any(x is not None for x in (host_memory, link_bytes_per_s, copy_observer)):
+            raise ConfigError(
+                "host_memory=, link_bytes_per_s= and copy_observer= need device_memory=, "
+                "else parameters stay on the device"
+            )
         self._loading = threading.Lock()
         # Reentrant: a callback of a future may call `infer` while its thread drives.
         self._driving = threading.RLock()
         self._guard: threading.Thread | None = None
+
+    def _arrived(self) -> None:
+        if self._mux.device.autonomous:
+            self._mux.step()
 
     # Models.
 
@@ -115,11 +152,35 @@ class Runtime:
             with self._mux.lock:
                 self._mux.check_open()
                 self._mux.table.check_free(spec.name)
-            program = load(spec, self._builder)
+            program = load(spec, self._builder, segment_all=self._memory is not None)
             self._costs.save()
-            self._mux.add(Served(program, spec.weight, RequestQueue(spec.queue_limit)))
+            program, parameters = self._place(spec, program)
+            queue: RequestQueue[Request] = RequestQueue(spec.queue_limit)
+            self._mux.add(Served(program, parameters, spec.weight, queue))
             _leave_out_of_collections()
         return program.info
+
+    def _place(self, spec: Model, program: Program) -> tuple[Program, Parameters]:
+        if self._memory is None:
+            return program, Fixed(program.leaves)
+        temporary = max(plan.temp_bytes for plan in program.plans.values())
+        if temporary > self._memory.temporary_bytes:
+            raise ModelLoadError(
+                f"model {spec.name!r}: a launch takes {temporary} bytes of temporary memory, "
+                f"device_memory leaves {self._memory.temporary_bytes} for that"
+            )
+        parameters = self._memory.place(program, pinned=spec.pinned, weight=spec.weight)
+        return replace(program, leaves=()), parameters
+
+    def evict(self, name: str) -> int:
+        """Takes a model's parameters off the device; its next request brings them back.
+
+        Returns the bytes given back: 0 if it is in use, or if device memory is not managed.
+
+        Raises ModelNotFoundError.
+        """
+        with self._mux.lock:
+            return self._mux.table[name].parameters.evict()
 
     def unload(self, name: str) -> None:
         """Takes a model out. Its unfinished requests fail with RuntimeClosedError.
@@ -290,6 +351,8 @@ class Runtime:
         if drain:
             self.run_until_idle(timeout_s)
         self._mux.close()
+        if self._memory is not None:
+            self._memory.close()
         if self._guard is not None and self._guard is not threading.current_thread():
             self._guard.join()
         # For all runtimes of the process; one that goes on is only slower until its next load.
@@ -320,7 +383,8 @@ class Runtime:
         """
         with self._mux.lock:
             overlaps = self._mux.device.autonomous and self._mux.policy.overlaps
-            return {
+            memory = {} if self._memory is None else {"memory": self._memory.stats()}
+            return memory | {
                 "policy": self._mux.policy.name,
                 "mode": "spatial" if overlaps else "temporal",
                 "device": f"{self._device.platform}:{self._device.id}",
@@ -349,6 +413,7 @@ def _model_stats(served: Served) -> dict[str, Any]:
         "queue_depth": len(served.queue),
         "in_flight": served.in_flight,
         "parameter_bytes": info.parameter_bytes,
+        "residency": served.parameters.stats(),
         "plans": [
             {
                 "rows": rows,

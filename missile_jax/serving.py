@@ -49,6 +49,8 @@ def serve(
     http_port: int = 8000,
     host: str = "127.0.0.1",
     policy: str | Policy = "missile",
+    device_memory: int | str | None = None,
+    host_memory: int | str | None = None,
     block: bool = True,
     max_body_bytes: int = MAX_BODY_BYTES,
     max_header_bytes: int = MAX_HEADER_BYTES,
@@ -59,7 +61,7 @@ def serve(
 
     http_port, host: where to listen. Port 0 takes a free one. Only this machine reaches the default
         host; there is no access control, so think before you change it.
-    policy: see `Runtime`.
+    policy, device_memory, host_memory: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
     max_body_bytes, max_header_bytes, drain_s: see `HttpServer`.
@@ -74,7 +76,9 @@ def serve(
     if block and threading.current_thread() is not threading.main_thread():
         raise ConfigError("block=True waits for signals, so it needs the main thread")
     with contextlib.ExitStack() as undo:
-        runtime = undo.enter_context(Runtime(policy=policy))
+        runtime = undo.enter_context(
+            Runtime(policy=policy, device_memory=device_memory, host_memory=host_memory)
+        )
         server = HttpServer(
             runtime,
             host,

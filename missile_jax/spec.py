@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from missile_jax.errors import ConfigError
 PyTree = Any
 # A jax.Device, which type checkers take for a variable.
 JaxDevice = Any
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -76,12 +78,15 @@ class Model:
         takes the mask as an input. None: the example's shape is the only one.
     tenant: who is charged.
     weight: share of device time among best-effort models.
+    pinned: stay on the device once there; only where the runtime manages device memory.
+    checkpoint: an Orbax checkpoint or a ``.safetensors`` file that holds `params`, or an nnx
+        module's state; instead of params.
     queue_limit: requests that may wait; one more raises QueueFullError.
     """
 
     name: str
     model: Any
-    params: PyTree = None
+    params: PyTree = field(default=None, repr=False)
     example: PyTree = field(default=None, repr=False)
     priority: Priority | str = Priority.BEST_EFFORT
     slo: SLO | None = None
@@ -90,6 +95,8 @@ class Model:
     tenant: str = "default"
     weight: float = 1.0
     queue_limit: int = 4096
+    pinned: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -104,12 +111,34 @@ class Model:
             object.__setattr__(self, "lengths", _sizes(where + "lengths", self.lengths))
         if self.example is None:
             raise ConfigError(where + "example= is missing; give one input with its batch axis")
+        if self.checkpoint is not None and self.params is not None:
+            raise ConfigError(where + "give params= or checkpoint=, not both")
         if self.slo is not None and not isinstance(self.slo, SLO):
             raise ConfigError(where + f"slo={self.slo!r} must be a missile_jax.SLO")
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ConfigError(where + f"weight={self.weight!r} must be a positive number")
         if not isinstance(self.queue_limit, int) or self.queue_limit < 1:
             raise ConfigError(where + f"queue_limit={self.queue_limit!r} must be 1 or more")
+
+
+_UNITS = {"": 1, "b": 1} | {
+    prefix + end: base**power
+    for power, prefix in enumerate(("k", "m", "g", "t"), start=1)
+    for end, base in (("b", 1000), ("ib", 1024))
+}
+
+
+def size_bytes(what: str, value: int | str) -> int:
+    """A size such as ``2**30``, ``"512 MiB"`` or ``"2GB"`` in bytes. Raises ConfigError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or found[2].lower() not in _UNITS or float(found[1]) <= 0:
+        raise ConfigError(
+            f"{what}={value!r} must be a positive number of bytes, or a text such as '512MiB' "
+            "or '2GB'"
+        )
+    return round(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def _sizes(where: str, values: Sequence[int]) -> tuple[int, ...]:

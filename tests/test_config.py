@@ -130,18 +130,21 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     }
     environment = {"MISSILE_HTTP_PORT": "99999", "MISSILE_POLICI": "fifo"}
     lines = problems(document, environment, host="")
-    legal = "zoo, factory, priority, slo, buckets, lengths, tenant, weight, queue_limit"
+    legal = "zoo, factory, priority, slo, buckets, lengths, tenant, weight, queue_limit, "
+    legal += "pinned"
     zoo = "squeezenet, mobilenet, efficientnet, resnet50, resnet101, resnet152, minilm"
     assert sorted(lines) == sorted(
         [
-            "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, http, models",
+            "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
+            "host_memory, http, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
             "max_header_bytes, drain_s",
             "http.max_body_bytes: got 0; must be greater than or equal to 1",
             "MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
-            "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
+            "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_DEVICE_MEMORY, MISSILE_HOST_MEMORY, "
+            "MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
             "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S",
             "--host (http.host): got ''; String must have at least 1 character",
             f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
@@ -182,6 +185,14 @@ def test_all_that_is_wrong_is_said_at_once(problems):
         ({"models": {"m": MINE}, "http": {"port": True}}, "http.port: got True; must be a valid"),
         ({"models": {"m": MINE}, "http": {"drain_s": float("inf")}}, "http.drain_s: got inf"),
         ({"models": {"m": MINE}, "policy": "fif"}, "policy: got 'fif'; did you mean 'fifo'?"),
+        (
+            {"models": {"m": MINE}, "device_memory": "lots"},
+            "device_memory: got 'lots'; must be a positive number of bytes, or a text such as",
+        ),
+        (
+            {"models": {"m": MINE}, "host_memory": "1GiB"},
+            "host_memory: got '1GiB'; needs device_memory",
+        ),
         (
             {"models": {"m": MINE}, "policy": "fifo", "be_floor": 0.1},
             "be_floor: got 0.1; policy 'fifo' keeps no floor",

@@ -279,6 +279,20 @@ def test_nothing_of_a_request_is_left_to_garbage_collection(runtime):
         gc.enable()
 
 
+def test_a_closed_runtime_ends_with_its_last_reference():
+    runtime = Runtime(device_memory="8MiB").start()
+    runtime.load("a", model=tower, params=W, example=X)
+    runtime.infer("a", X)
+    runtime.close()
+    ref = weakref.ref(runtime)
+    gc.disable()
+    try:
+        del runtime
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
 def test_what_lives_after_a_load_is_left_out_of_garbage_collection(loop):
     gc.unfreeze()
     loop.load(doubled("a"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from missile_jax import SLO, ConfigError, Model, Priority
+from missile_jax.spec import size_bytes
 
 X = np.zeros((1, 2), np.float32)
 
@@ -54,6 +55,20 @@ def test_impossible_fields_are_named(field, value, message):
     fields = {"name": "net", "model": None, "example": X, field: value}
     with pytest.raises(ConfigError, match=message):
         Model(**fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(7, 7), ("7", 7), ("1KiB", 1024), ("2 MB", 2_000_000), ("1.5gib", 3 << 29), ("3B", 3)],
+)
+def test_sizes_in_bytes(value, size):
+    assert size_bytes("x", value) == size
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, None, "", "-1", "0", "1 QiB", "GiB", "1e3"])
+def test_impossible_sizes_in_bytes(value):
+    with pytest.raises(ConfigError, match=r"x=.* must be a positive number of bytes"):
+        size_bytes("x", value)
 
 
 @pytest.mark.parametrize("deadline_ms", [0, -1, math.inf, math.nan])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from missile_jax.engine.request import Request
+from missile_jax.memory.parameters import Parameters
 from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.program import Program
 
@@ -18,6 +19,7 @@ class Job:
 
     __slots__ = (
         "_inputs",
+        "_parameters",
         "_program",
         "_slots",
         "compute_ns",
@@ -27,8 +29,11 @@ class Job:
         "rows",
     )
 
-    def __init__(self, program: Program, requests: Sequence[Request]) -> None:
+    def __init__(
+        self, program: Program, parameters: Parameters, requests: Sequence[Request]
+    ) -> None:
         self._program = program
+        self._parameters = parameters
         self._slots: list[Any] | None = None
         # Kept here, since a request that is given up while it waits for its launch drops its own.
         self._inputs = [r.inputs for r in requests]
@@ -47,19 +52,25 @@ class Job:
         """Whether anybody still waits for a result."""
         return any(not r.settled for r in self.requests)
 
+    @property
+    def next_segment(self) -> Segment:
+        """What it goes on with, unless it starts whole."""
+        return self.plan.segments[self.position]
+
     def piece(self, whole: bool) -> Piece:
         """What to launch next; `whole` counts only before the first segment."""
         if whole and self.position == 0:
             return Piece(self, self.plan.whole, -1)
-        return Piece(self, self.plan.segments[self.position], self.position)
+        return Piece(self, self.next_segment, self.position)
 
     def run(self, segment: Segment) -> None:
         """Launches `segment` and returns when its results are there."""
         if self._slots is None:
             self._slots = self.plan.start(self._program.stack(self._inputs, self.rows))
             self._inputs.clear()
-        for result in segment.run(self._program.leaves, self._slots):
-            result.block_until_ready()
+        with self._parameters.use(segment) as leaves:
+            for result in segment.run(leaves, self._slots):
+                result.block_until_ready()
 
     def advance(self, piece: Piece) -> None:
         """`piece` has run."""
@@ -68,8 +79,11 @@ class Job:
     def answers(self) -> list[Any]:
         """The result of each request."""
         assert self._slots is not None
+        results = self.plan.results(self._slots)
+        if self._parameters.moves:
+            results = [self._parameters.detached(r) for r in results]
         leaves = self._program.unstack(
-            self.plan.results(self._slots),
+            results,
             [r.rows for r in self.requests],
             [r.actual_length for r in self.requests],
         )

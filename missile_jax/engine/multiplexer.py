@@ -26,11 +26,14 @@ from missile_jax.errors import (
     QueueFullError,
     RuntimeClosedError,
 )
+from missile_jax.memory.residency import Residency
 from missile_jax.schedule.view import Launch, Policy
 
 # Deadlines kept before those of requests that are done are swept out.
 _SWEEP_ABOVE = 4096
 _LONGEST_SLEEP_S = 3600.0
+# A block becomes free when the last view of it is dropped, wherever that happens: nobody is told.
+_POLL_S = 0.001
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Multiplexer:
         self.policy = policy
         self.clock = clock
         self.observer = observer
+        self.memory: Residency | None = None
         self.table = Table()
         self.lock = threading.RLock()
         self._idle = threading.Condition(self.lock)
@@ -80,6 +84,7 @@ class Multiplexer:
         self._sweep_above = _SWEEP_ABOVE
         self._order = itertools.count()
         self._answering: list[int] = []
+        self._waiters = 0
         self._closed: MissileError | None = None
 
     def submit(self, request: Request) -> None:
@@ -115,11 +120,22 @@ class Multiplexer:
             self._expire(outcomes)
             launched = self._launch(outcomes)
         _resolve(outcomes)
-        return launched if self.device.autonomous else self.device.pump() or launched
+        if self.device.autonomous:
+            return launched
+        return self.device.pump() or launched or self._await_memory()
+
+    def _await_memory(self) -> bool:
+        """For a loop of the user's: what can not run yet may be on its way to the device."""
+        with self.lock:
+            return self.memory is not None and self.memory.wait(_POLL_S)
 
     def _launch(self, outcomes: list[Outcome]) -> bool:
         if self._closed or not self.table.waiting:
             return False
+        if self.memory is not None and self.memory.blocked:
+            self.memory.retry()
+            if self.memory.may_unblock_itself:
+                self._sooner.notify()
         now_ns, launched = self.clock.now_ns(), False
         try:
             for launch in self.policy.decide(self.table.view(now_ns)):
@@ -151,8 +167,8 @@ class Multiplexer:
                 raise ValueError(f"it launched {launch.model!r}, which has no work")
             for request in batch:
                 request.started_ns = now_ns
-            job = Job(served.program, batch)
-        piece = job.piece(launch.whole)
+            job = Job(served.program, served.parameters, batch)
+        piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
         self.table.launched(served)
         return piece
@@ -167,7 +183,8 @@ class Multiplexer:
             now_ns = self.clock.now_ns()
             self._expire(outcomes)
             self.table.ended(served, piece, now_ns)
-            self._observe(served, piece, now_ns)
+            if self.observer is not None:
+                self._observe(self.observer, served, piece, now_ns)
             job.advance(piece)
             if error is not None:
                 _fail(served, job.requests, _model_error(served.name, error), now_ns, outcomes)
@@ -184,9 +201,11 @@ class Multiplexer:
         if error is None and job.done:
             outcomes += self._answers(job)
         _resolve(outcomes)
-        with self.lock:
-            self._answering.remove(me)
-            self._idle.notify_all()
+        self._answering.remove(me)
+        # One who comes to wait after this look finds the engine idle by himself.
+        if self._waiters:
+            with self.lock:
+                self._idle.notify_all()
 
     def _answers(self, job: Job) -> list[Outcome]:
         try:
@@ -196,12 +215,16 @@ class Multiplexer:
             return [(r, None, failed) for r in job.requests]
         return [(r, a, None) for r, a in zip(job.requests, answers, strict=True)]
 
-    def _observe(self, served: Served, piece: Piece, now_ns: int) -> None:
-        if self.observer is None:
-            return
+    def _observe(
+        self,
+        observer: Callable[[LaunchRecord], None],
+        served: Served,
+        piece: Piece,
+        now_ns: int,
+    ) -> None:
         job = piece.job
         try:
-            self.observer(
+            observer(
                 LaunchRecord(
                     served.name, served.latency, piece.index, job.rows, piece.started_ns, now_ns
                 )
@@ -258,10 +281,13 @@ class Multiplexer:
         with self.lock:
             if not self._closed:
                 next_ns = self._deadlines[0][0] if self._deadlines else NEVER_NS
-                sleep_s = min((next_ns - self.clock.now_ns()) / 1e9, _LONGEST_SLEEP_S)
+                polls = self.memory is not None and self.memory.may_unblock_itself
+                longest_s = _POLL_S if polls else _LONGEST_SLEEP_S
+                sleep_s = min((next_ns - self.clock.now_ns()) / 1e9, longest_s)
                 if sleep_s > 0:
                     self._sooner.wait(sleep_s)
             self._expire(outcomes)
+            self._launch(outcomes)
             self._idle.notify_all()
             going_on = self._closed is None
         _resolve(outcomes)
@@ -270,12 +296,16 @@ class Multiplexer:
     def wait_idle(self, timeout_s: float | None) -> bool:
         """Blocks until nothing waits or runs. False if that took longer than `timeout_s`."""
         with self.lock:
-            return self._idle.wait_for(self._is_idle, timeout_s)
+            self._waiters += 1
+            try:
+                return self._idle.wait_for(self._is_idle, timeout_s)
+            finally:
+                self._waiters -= 1
 
     def _is_idle(self) -> bool:
         # Answers are on their way after the device has ended; a callback must not wait for its own.
         me = threading.get_ident()
-        return self.table.idle and all(thread == me for thread in self._answering)
+        return self.table.idle and all(thread == me for thread in tuple(self._answering))
 
     def add(self, served: Served) -> None:
         """Serves a model. Raises ModelExistsError, RuntimeClosedError."""

@@ -10,6 +10,7 @@ from missile_jax.engine.job import Job, Piece
 from missile_jax.engine.request import Request
 from missile_jax.engine.stats import ModelStats
 from missile_jax.errors import ModelExistsError, ModelNotFoundError
+from missile_jax.memory.parameters import Parameters
 from missile_jax.program.program import Program
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.shares import ClassShare, FairShare
@@ -29,6 +30,7 @@ class Served:
     """
 
     program: Program
+    parameters: Parameters
     weight: float
     queue: RequestQueue[Request]
     paused: deque[Job] = field(default_factory=deque)
@@ -60,7 +62,25 @@ class Served:
             first.arrival_ns if first is not None else 0,
             head.due_ns if head is not None else 0,
             vruntime_ns,
+            self.ready,
         )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the parameters of its next piece are on the device."""
+        if self.paused:
+            return self.parameters.ready(self.paused[0].next_segment)
+        return self.parameters.can_start
+
+    def tell_memory(self) -> None:
+        """What the memory decides by: whether it has work, and how urgent."""
+        if self.parameters.moves:
+            head = self.queue.head()
+            self.parameters.update(
+                head is not None,
+                bool(self.in_flight or self.paused),
+                head.due_ns if head is not None else 0,
+            )
 
 
 class Table:
@@ -112,6 +132,8 @@ class Table:
         del self._models[name]
         self._active.pop(name, None)
         self._fair.forget(name)
+        if not served.in_flight:
+            served.parameters.discard()
         return served
 
     def find(self, name: str) -> Served | None:
@@ -135,6 +157,7 @@ class Table:
     def arrived(self, served: Served, request: Request) -> None:
         served.queue.push(request)
         self._active[served.name] = served
+        served.tell_memory()
         if served.latency:
             self._last_latency_ns = request.arrival_ns
         else:
@@ -142,6 +165,7 @@ class Table:
 
     def launched(self, served: Served) -> None:
         served.in_flight += 1
+        served.tell_memory()
         if served.latency:
             self._latency_in_flight += 1
         else:
@@ -154,6 +178,8 @@ class Table:
         served.in_flight -= 1
         served.stats.launch_count += 1
         self._classes.charge(served.latency, duration_ns)
+        if not (served.in_flight or self.has(served)):
+            served.parameters.discard()
         if served.latency:
             self._latency_in_flight -= 1
             self._last_latency_ns = now_ns
@@ -169,3 +195,5 @@ class Table:
         if served.idle and self._active.get(served.name) is served:
             del self._active[served.name]
             self._fair.sleep(served.name)
+        if self.has(served):
+            served.tell_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax
 from flax import nnx
 
 from missile_jax.errors import ModelLoadError
+from missile_jax.program.checkpoint import read
 from missile_jax.spec import Model, ModelFn, PyTree
 
 
@@ -22,10 +24,13 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
         ModelLoadError: `spec.model` is none of the accepted forms, or `params` do not go with it.
     """
     model, params = spec.model, spec.params
+    if spec.checkpoint is not None:
+        params = read(spec.name, Path(spec.checkpoint))
     if isinstance(model, nn.Module):
         if params is None:
             raise ModelLoadError(
-                f"model {spec.name!r}: a linen module needs params=, the variables of module.init"
+                f"model {spec.name!r}: a linen module needs params= or checkpoint=, "
+                "the variables of module.init"
             )
 
         def apply_linen(variables: PyTree, inputs: PyTree) -> PyTree:
@@ -33,11 +38,13 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
 
         return apply_linen, params
     if isinstance(model, nnx.Module):
-        if params is not None:
+        if spec.params is not None:
             raise ModelLoadError(
                 f"model {spec.name!r}: an nnx module carries its own parameters; leave params out"
             )
         graph, state = nnx.split(model)
+        if spec.checkpoint is not None:
+            nnx.replace_by_pure_dict(state, params)
 
         def apply_nnx(values: PyTree, inputs: PyTree) -> PyTree:
             return _spread(nnx.merge(graph, values), inputs)

@@ -18,14 +18,16 @@ from missile_jax.program.trace import trace
 from missile_jax.spec import JaxDevice, Model, ModelFn, ModelInfo, Priority, PyTree, TensorSpec
 
 
-def load(spec: Model, builder: Builder) -> Program:
-    """Compiles `spec` for the builder's device. Only best-effort models are cut into segments.
+def load(spec: Model, builder: Builder, *, segment_all: bool = False) -> Program:
+    """Compiles `spec` for the builder's device.
+
+    segment_all: cut latency-sensitive models into segments too, not only best-effort ones.
 
     Raises:
         ModelLoadError: the model could not be bound, traced, compiled or run on its example.
     """
     try:
-        return _load(spec, builder)
+        return _load(spec, builder, segment_all)
     except MissileError:
         raise
     except Exception as error:
@@ -35,7 +37,7 @@ def load(spec: Model, builder: Builder) -> Program:
         ) from error
 
 
-def _load(spec: Model, builder: Builder) -> Program:
+def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
     fn, params = bind(spec)
     own, tree = parameter_leaves(spec.name, params)
     # Copied: the caller may change or donate its arrays, and the CPU backend aliases if it may.
@@ -59,7 +61,7 @@ def _load(spec: Model, builder: Builder) -> Program:
                 traced,
                 [*device_leaves, *(hoisted.arrays[k] for k in at)],
                 sized,
-                segmented=spec.priority is Priority.BEST_EFFORT,
+                segmented=segment_all or spec.priority is Priority.BEST_EFFORT,
             )
             plans[rows, length] = _moved(plan, len(own), at)
     leaves = (*device_leaves, *hoisted.arrays)

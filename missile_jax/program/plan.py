@@ -31,7 +31,7 @@ class Segment:
     drops: tuple[int, ...]
     duration_ns: int
 
-    def run(self, leaves: Sequence[jax.Array], slots: list[Any]) -> list[jax.Array]:
+    def run(self, leaves: Sequence[jax.Array | None], slots: list[Any]) -> list[jax.Array]:
         """Launches on `leaves` and updates `slots`. Returns what it wrote, maybe unready."""
         results = self.executable.call(
             *[leaves[i] for i in self.params], *[slots[i] for i in self.reads]

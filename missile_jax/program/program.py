@@ -57,7 +57,8 @@ class Inputs:
 class Program:
     """What `load` makes of a Model.
 
-    leaves: parameters on the device, hoisted arrays behind them.
+    leaves: parameters on the device, hoisted arrays behind them; empty once something else keeps
+        them.
     plans: by (B, L); L is 0 where no lengths are declared.
     batched: whether every output has the batch on its first axis. Otherwise a request must fill its
         bucket exactly, and shares it with nobody.
@@ -125,8 +126,9 @@ class Program:
         return next(a.shape[leaf.length_axes[0]] for leaf, a in pairs if leaf.length_axes)
 
     def _array(self, leaf: Leaf, value: Any) -> np.ndarray:
+        plain = type(value) is np.ndarray and value.flags.c_contiguous and value.ndim > 0
         try:
-            array = np.ascontiguousarray(value)
+            array = value if plain else np.ascontiguousarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInputError(
                 f"model {self.info.name!r}: input {leaf.name!r} is no array: {error}"
@@ -142,7 +144,9 @@ class Program:
                 f"allowed is {self._allowed(leaf)}"
             )
         # One copy, aligned: XLA's CPU client takes it as it is, the caller keeps its own.
-        return stack_rows([array.astype(leaf.dtype, copy=False)], len(array))
+        if array.dtype != leaf.dtype:
+            array = array.astype(leaf.dtype)
+        return stack_rows([array], len(array))
 
     def _allowed(self, leaf: Leaf) -> str:
         axes = [

@@ -19,6 +19,7 @@ class ModelView(NamedTuple):
     arrival_ns: of its oldest waiting request, or of its paused job.
     due_ns: when its oldest waiting request should be done: its own deadline or the model's SLO.
     vruntime_ns: device time it has had, divided by its weight.
+    ready: whether the parameters of its next piece are on the device.
     """
 
     name: str
@@ -29,10 +30,11 @@ class ModelView(NamedTuple):
     arrival_ns: int
     due_ns: int
     vruntime_ns: float
+    ready: bool = True
 
     @property
     def launchable(self) -> bool:
-        return self.queued > 0 or self.paused > 0
+        return self.ready and (self.queued > 0 or self.paused > 0)
 
 
 class View(NamedTuple):
@@ -55,7 +57,8 @@ class View(NamedTuple):
 class Launch(NamedTuple):
     """Run the next piece of a model: of its paused job if it has one, else of a new job.
 
-    whole: run an uncut job in one piece; a job that is under way goes on in segments.
+    whole: run an uncut job in one piece; a job that is under way goes on in segments, and so does
+        one of a model that is still on its way to the device.
     """
 
     model: str

@@ -9,6 +9,7 @@ from missile_jax.engine.multiplexer import Multiplexer
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
 from missile_jax.engine.simulated import SimulatedDevice
 from missile_jax.engine.table import Served
+from missile_jax.memory.parameters import Fixed
 from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.program import Program
 from missile_jax.schedule.policies import Missile
@@ -45,7 +46,7 @@ class Simulation:
 
     def serve(self, name, segments_ms, *, weight=1.0, limit=10_000, **options):
         program = made_up(name, segments_ms, **options)
-        self.mux.add(Served(program, weight, RequestQueue(limit)))
+        self.mux.add(Served(program, Fixed(()), weight, RequestQueue(limit)))
 
     def submit(self, name, *, rows=1, deadline_ms=None, due_ms=None):
         """A request that arrives now."""

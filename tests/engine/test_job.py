@@ -7,6 +7,7 @@ import pytest
 from missile_jax import Model
 from missile_jax.engine.job import Job
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
+from missile_jax.memory.parameters import Fixed
 from missile_jax.program.build import Builder
 from missile_jax.program.costs import EstimatedCosts
 from missile_jax.program.load import load
@@ -40,7 +41,7 @@ def run(job, whole):
 
 @pytest.mark.parametrize(("whole", "indices"), [(True, [-1]), (False, [0, 1])])
 def test_each_request_gets_its_own_rows_in_pieces_or_whole(program, whole, indices):
-    job = Job(program, [request(X), request(2 * X)])
+    job = Job(program, Fixed(program.leaves), [request(X), request(2 * X)])
     assert run(job, whole) == indices
     first, second = job.answers()
     np.testing.assert_array_equal(first, X)
@@ -48,14 +49,14 @@ def test_each_request_gets_its_own_rows_in_pieces_or_whole(program, whole, indic
 
 
 def test_a_job_under_way_goes_on_in_segments(program):
-    job = Job(program, [request(X)])
+    job = Job(program, Fixed(program.leaves), [request(X)])
     job.advance(job.piece(whole=False))
     assert job.piece(whole=True).index == 1
 
 
 def test_a_request_that_is_given_up_before_the_launch_spares_its_batch(program):
     given_up, other = request(X), request(2 * X)
-    job = Job(program, [given_up, other])
+    job = Job(program, Fixed(program.leaves), [given_up, other])
     given_up.inputs, given_up.settled = (), True
     assert job.wanted
     run(job, True)
@@ -64,7 +65,7 @@ def test_a_request_that_is_given_up_before_the_launch_spares_its_batch(program):
 
 def test_a_job_is_wanted_as_long_as_anybody_waits(program):
     requests = [request(X), request(X)]
-    job = Job(program, requests)
+    job = Job(program, Fixed(program.leaves), requests)
     for one in requests:
         assert job.wanted
         one.settled = True

@@ -17,6 +17,7 @@ from missile_jax.engine.multiplexer import Multiplexer
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
 from missile_jax.engine.simulated import SimulatedDevice
 from missile_jax.engine.table import Served
+from missile_jax.memory.parameters import Fixed
 from missile_jax.program.build import Builder
 from missile_jax.program.costs import EstimatedCosts
 from missile_jax.program.load import load
@@ -39,7 +40,8 @@ class Recording:
 
     def load(self, name, fn, *, weight=1.0, **fields):
         model = Model(name, fn, W, example=X, weight=weight, **fields)
-        self.mux.add(Served(load(model, self.builder), weight, RequestQueue(1000)))
+        program = load(model, self.builder)
+        self.mux.add(Served(program, Fixed(program.leaves), weight, RequestQueue(1000)))
 
     def submit(self, name):
         now_ns = self.clock.now_ns()
@@ -68,7 +70,7 @@ class Recording:
         launched: list[LaunchRecord] = []
         mux = Multiplexer(device, self.policy, clock, launched.append)
         for served in self.mux.table:
-            mux.add(Served(served.program, served.weight, RequestQueue(1000)))
+            mux.add(Served(served.program, Fixed(()), served.weight, RequestQueue(1000)))
         for at_ns, name in self.arrivals:
             device.advance_to(max(at_ns - 1, clock.now_ns()))
             clock.advance_to(at_ns)

@@ -1,10 +1,11 @@
-// Python bindings of the native parts: one file, so that the whole surface is seen at once.
+// The Python module: small parts are bound here, larger ones each in a file of their own.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <memory>
 #include <vector>
 
+#include "bindings.h"
 #include "heap.h"
 #include "staging.h"
 
@@ -79,4 +80,6 @@ PYBIND11_MODULE(_native, m) {
       "taken again. Returns whether the allocator listened (glibc does).");
   m.def("staging_blocks", &missile::LiveStagingBlocks, "Staging blocks alive.");
   m.def("staging_bytes", &missile::LiveStagingBytes, "Bytes held by staging blocks alive.");
+  missile::BindArena(m);
+  missile::BindLink(m);
 }

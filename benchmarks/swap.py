@@ -1,0 +1,211 @@
+"""What does a request pay for a model that is not on the device?
+
+Every model is evicted before each request, on the bare link and on emulated buses of 40 % and 10 %
+of this machine's copy. *bound* is what no order of the same copies and segments can beat: the
+largest, over the groups k, of the time by which group k can have arrived plus the compute of the
+segments from the first that needs it on. Copies and segments are measured: copies in the same
+requests; segments beside the copies on the bare link, by themselves on the emulated buses, which
+leave the memory alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+import missile_jax.models as zoo
+from benchmarks.report import Report
+from benchmarks.workloads import items
+from missile_jax import CopyRecord, LaunchRecord, Model, Runtime
+from missile_jax.memory.link import best_copy
+from missile_jax.memory.residency import Residence
+from missile_jax.models.layers import random_variables
+from missile_jax.models.minilm import MiniLM
+from missile_jax.program.plan import Plan
+from missile_jax.runtime import cache_directory
+
+BUSES = {"bare": None, "40 %": 0.4, "10 %": 0.1}
+DEVICE_MEMORY = "1500MiB"
+# What a request may take beyond the bound's tenth: waking threads, and the engine.
+ALLOWED_MS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to swap. net: None for what is no zoo model."""
+
+    name: str
+    model: Model
+    inputs: Any
+
+
+@dataclass(slots=True)
+class Seen:
+    """One model on one bus. Times in ns."""
+
+    resident_ns: list[int] = field(default_factory=list)
+    swapped_ns: list[int] = field(default_factory=list)
+    copies: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    segments: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+
+def run(quick: bool, seed: int, console: Console) -> Report:
+    report = Report("swap", seed)
+    rate = best_copy(cache_directory()).bytes_per_s
+    report.summary["copy_bytes_per_s"] = rate
+    launches: list[LaunchRecord] = []
+    copies: list[CopyRecord] = []
+    with ExitStack() as stack:
+        runtimes = {}
+        for bus, share in BUSES.items():
+            runtimes[bus] = stack.enter_context(
+                Runtime(
+                    device_memory=DEVICE_MEMORY,
+                    link_bytes_per_s=None if share is None else share * rate,
+                    observer=launches.append,
+                    copy_observer=copies.append,
+                )
+            )
+        for subject in subjects():
+            for bus, runtime in runtimes.items():
+                console.print(f"[dim]{bus}: loading {subject.name}[/]")
+                runtime.load(subject.model)
+            seen = {bus: Seen() for bus in runtimes}
+            for repeat in range(3 if quick else 15):
+                for bus, runtime in runtimes.items():
+                    console.print(f"[dim]{subject.name}, {bus}, {repeat}[/]")
+                    _measure(runtime, subject, seen[bus], launches, copies)
+            for bus, runtime in runtimes.items():
+                report.rows.append(_row(runtime, bus, subject, seen[bus]))
+                runtime.unload(subject.name)
+    report.summary |= _summary(report.rows)
+    return report
+
+
+def subjects() -> list[Subject]:
+    """Every model of the zoo, and one as large as BERT-base; batch 1, latency-sensitive."""
+    made = []
+    for name in zoo.names():
+        net = zoo.load(name, random_weights=True)
+        inputs = items(net, 1)[0] if name != "minilm" else net.example
+        made.append(_subject(name, net.module, net.variables, net.example, inputs))
+    tokens = {name: np.ones((1, 64), np.int32) for name in ("input_ids", "attention_mask")}
+    base = MiniLM(width=768, layers=12, heads=12, hidden=3072)
+    made.append(_subject("bert-base", base, random_variables(base, tokens, 0), tokens, tokens))
+    return made
+
+
+def _subject(name: str, module: Any, variables: Any, example: Any, inputs: Any) -> Subject:
+    model = Model(name, module, variables, example=example, priority="latency")
+    return Subject(name, model, inputs)
+
+
+def _measure(
+    runtime: Runtime,
+    subject: Subject,
+    seen: Seen,
+    launches: list[LaunchRecord],
+    copies: list[CopyRecord],
+) -> None:
+    """A swapped-out request, then one that finds everything in place."""
+    runtime.evict(subject.name)
+    launches.clear()
+    copies.clear()
+    seen.swapped_ns.append(_time(runtime, subject))
+    for copy in copies:
+        seen.copies[copy.group].append(copy.ended_ns - copy.started_ns)
+    for launch in launches:
+        seen.segments[launch.index].append(launch.ended_ns - launch.started_ns)
+    _time(runtime, subject)
+    seen.resident_ns.append(_time(runtime, subject))
+
+
+def _time(runtime: Runtime, subject: Subject) -> int:
+    start = time.perf_counter_ns()
+    runtime.infer(subject.name, subject.inputs)
+    return time.perf_counter_ns() - start
+
+
+def bound_ns(
+    arrivals_ns: Sequence[float] | np.ndarray, computes_ns: Sequence[float], needs: Sequence[int]
+) -> float:
+    """The least time in which segments can run whose groups arrive one after the other.
+
+    arrivals_ns: by which each group has arrived. computes_ns: of each segment. needs: the number of
+    groups that have to be there before each segment, ascending.
+    """
+    done = 0.0
+    for compute, need in zip(computes_ns, needs, strict=True):
+        done = max(done, arrivals_ns[need - 1] if need else 0.0) + compute
+    return done
+
+
+def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen) -> dict[str, Any]:
+    served = runtime._mux.table[subject.name]
+    residence = served.parameters
+    assert isinstance(residence, Residence)
+    (plan,) = served.program.plans.values()
+    segments = plan.segments
+    medians = {k: float(np.median(v)) for k, v in seen.copies.items()}
+    arrivals = np.cumsum([medians[k] for k in sorted(medians)])
+    if bus == "bare" and len(segments) == len(seen.segments):
+        computes = [float(np.median(seen.segments[k])) for k in sorted(seen.segments)]
+    else:
+        computes = _alone_ns(plan, subject, residence)
+    if len(seen.segments) == 1:
+        segments, computes = (plan.whole,), [float(sum(computes))]
+    needs, most = [], 0
+    for segment in segments:
+        most = max(most, max(residence.needs(segment), default=-1) + 1)
+        needs.append(most)
+    bound = bound_ns(arrivals, computes, needs)
+    swapped, resident = np.median(seen.swapped_ns), np.median(seen.resident_ns)
+    stats = residence.stats()
+    return {
+        "model": subject.name,
+        "bus": bus,
+        "parameter_mb": residence.nbytes / 1e6,
+        "leaves": stats["leaves"],
+        "groups": len(residence.host.groups),
+        "segments": len(segments),
+        "heavy": stats["heavy"],
+        "resident_ms": resident / 1e6,
+        "swapped_ms": swapped / 1e6,
+        "bound_ms": bound / 1e6,
+        "transfer_ms": arrivals[-1] / 1e6,
+        "ratio_to_bound": (swapped / 1e6 - ALLOWED_MS) / (bound / 1e6),
+        "ratio_to_resident": swapped / resident,
+        "array_creation_us": stats["array_creation_us"] / stats["swap_ins"],
+        "us_per_leaf": stats["array_creation_us"] / stats["swap_ins"] / stats["leaves"],
+    }
+
+
+def _alone_ns(plan: Plan, subject: Subject, residence: Residence) -> list[float]:
+    """Times of the segments one after the other, with all parameters in place."""
+    times: list[list[int]] = [[] for _ in plan.segments]
+    with residence.use(plan.whole) as leaves:
+        for _ in range(6):
+            slots = plan.start(jax.tree.leaves(subject.inputs))
+            for k, segment in enumerate(plan.segments):
+                start = time.perf_counter_ns()
+                jax.block_until_ready(segment.run(leaves, slots))
+                times[k].append(time.perf_counter_ns() - start)
+    return [float(np.median(t[1:])) for t in times]
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    light = [row["ratio_to_resident"] for row in rows if not row["heavy"]]
+    return {
+        "ratio_to_bound_max": max(row["ratio_to_bound"] for row in rows),
+        "ratio_to_resident_light_max": max(light, default=None),
+        "us_per_leaf_max": max(row["us_per_leaf"] for row in rows),
+        "light_rows": len(light),
+    } | {f"ratio_to_bound.{row['model']}.{row['bus']}": row["ratio_to_bound"] for row in rows}

@@ -1,0 +1,1 @@
+"""Where parameters are: host memory, the link, the device's arena."""

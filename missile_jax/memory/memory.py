@@ -1,0 +1,164 @@
+"""The memory of one device: host store, link, arena and residency put together."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from missile_jax._native import Arena, Block, Copy, Flow
+from missile_jax.errors import ConfigError
+from missile_jax.memory.link import best_copy, make_link
+from missile_jax.memory.residency import FetchDone, Residence, Residency
+from missile_jax.memory.store import Store
+from missile_jax.memory.views import array_maker
+from missile_jax.program.plan import Plan
+from missile_jax.program.program import Program
+from missile_jax.spec import JaxDevice, Priority
+
+# Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
+ARENA_SHARE = 0.75
+# From this size on a copy is no faster: the elbow of the transfer curve.
+GROUP_BYTES = 2 << 20
+_ALIGNMENT = 64
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecord:
+    """A group of parameters that was copied to the device, for timelines. Times by the engine's
+    clock."""
+
+    model: str
+    group: int
+    size_bytes: int
+    submitted_ns: int
+    started_ns: int
+    ended_ns: int
+
+
+class Memory:
+    """Models that come and go on a device of `device_bytes`.
+
+    device_bytes: for the arena, and for what XLA allocates by itself.
+    host_bytes: of parameters in host memory; None for no limit.
+    link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
+    observer: called with a CopyRecord after each copy, on the link's thread. What it raises is
+        logged.
+    now_ns, lock, arrived: see `Residency`.
+
+    Raises ConfigError for a device that it can not manage, or sizes that can not be had.
+    """
+
+    def __init__(
+        self,
+        device: JaxDevice,
+        device_bytes: int,
+        host_bytes: int | None,
+        cache_dir: Path,
+        link_bytes_per_s: float | None,
+        observer: Callable[[CopyRecord], None] | None,
+        now_ns: Callable[[], int],
+        lock: Any,
+        arrived: Callable[[], None],
+    ) -> None:
+        if link_bytes_per_s is not None and not 0 < link_bytes_per_s < math.inf:
+            raise ConfigError(f"link_bytes_per_s={link_bytes_per_s!r} must be a positive number")
+        if device.platform != "cpu":
+            raise ConfigError(
+                f"device_memory= manages CPU devices so far, got a {device.platform} device"
+            )
+        self.temporary_bytes = device_bytes - round(ARENA_SHARE * device_bytes)
+        try:
+            self.arena = Arena(device_bytes - self.temporary_bytes, alignment=_ALIGNMENT)
+        except (MemoryError, ValueError) as error:
+            raise ConfigError(f"device_memory={device_bytes}: {error}") from None
+        self._lock = lock
+        self.link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
+        self._bytes_per_s = link_bytes_per_s or best_copy(cache_dir).bytes_per_s
+        self._observer = observer
+        self.store = Store(GROUP_BYTES, _ALIGNMENT, host_bytes)
+        self.residency = Residency(
+            self.arena, self._fetch, array_maker(device), now_ns, lock, arrived
+        )
+        self._flows: dict[tuple[str, bool], Flow] = {}
+
+    def place(self, program: Program, *, pinned: bool, weight: float) -> Residence:
+        """Takes a loaded model over: its parameters lie on the host until they are wanted.
+
+        Raises HostMemoryError, DeviceMemoryError.
+        """
+        info = program.info
+        plans = list(program.plans.values())
+        host = self.store.put(info.name, program.leaves, order_of_use(plans))
+        latency = info.priority is Priority.LATENCY
+        heavy = self._is_heavy(host.size_bytes, plans[0])
+        with self._lock:
+            self._flow(info.tenant, latency, weight)
+            return self.residency.add(
+                info.name,
+                host,
+                plans,
+                latency=latency,
+                tenant=info.tenant,
+                heavy=heavy,
+                pinned=pinned,
+            )
+
+    def _is_heavy(self, size_bytes: int, plan: Plan) -> bool:
+        """Whether bringing it takes over half of its compute time, so that it would be felt."""
+        transfer_ns = size_bytes / self._bytes_per_s * 1e9
+        return transfer_ns > plan.whole.duration_ns / 2
+
+    def _flow(self, tenant: str, latency: bool, weight: float = 1.0) -> Flow:
+        flow = self._flows.get((tenant, latency))
+        if flow is None:
+            name = f"{tenant}/{'latency' if latency else 'best_effort'}"
+            flow = self.link.flow(name, weight=weight, latency=latency)
+            self._flows[tenant, latency] = flow
+        return flow
+
+    def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> None:
+        group = model.host.groups[k]
+
+        def copied(copy: Copy) -> None:
+            if self._observer is not None:
+                self._observe(self._observer, model.name, k, copy)
+            done(copy.error)
+
+        flow = self._flow(model.tenant, model.latency)
+        flow.copy((block.address, block), 0, group.data, 0, group.size_bytes, copied)
+
+    def _observe(
+        self, observer: Callable[[CopyRecord], None], model: str, k: int, copy: Copy
+    ) -> None:
+        times = (copy.submitted_ns, copy.started_ns, copy.ended_ns)
+        try:
+            observer(CopyRecord(model, k, copy.size_bytes, *times))
+        except Exception:  # noqa: BLE001 - an observer is the user's
+            _log.exception("the copy observer failed")
+
+    def stats(self) -> dict[str, Any]:
+        """Of the arena, the link by tenant, and the host."""
+        return self.residency.stats() | {
+            "link": self.link.stats(),
+            "host_bytes": self.store.size_bytes,
+        }
+
+    def close(self) -> None:
+        """Takes all models off the device and ends the link. May be called twice."""
+        self.residency.close()
+        self.link.close()
+
+
+def order_of_use(plans: Sequence[Plan]) -> list[int]:
+    """Parameter leaves as the first plan comes to them; then what only others use."""
+    order: dict[int, None] = {}
+    for plan in plans:
+        for segment in (*plan.segments, plan.whole):
+            order.update(dict.fromkeys(segment.params))
+    return list(order)

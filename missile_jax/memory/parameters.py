@@ -1,0 +1,89 @@
+"""A model's parameters as the engine sees them, wherever they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import jax
+
+from missile_jax.program.plan import Segment
+
+
+class Parameters(Protocol):
+    """All but `use` are called under the engine's lock.
+
+    nbytes: of all parameters.
+    moves: whether they come and go; if not, `update` need not be called.
+    can_start: whether the first segment of any plan may run now.
+    complete: whether all of them are on the device.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def moves(self) -> bool: ...
+    @property
+    def can_start(self) -> bool: ...
+    @property
+    def complete(self) -> bool: ...
+
+    def ready(self, segment: Segment) -> bool:
+        """Whether `segment` may run now."""
+        ...
+
+    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
+        """The model has requests that wait, or a job under way, or neither."""
+        ...
+
+    def use(self, segment: Segment) -> AbstractContextManager[Sequence[jax.Array | None]]:
+        """A context for one launch of `segment`: gives the leaves, None where it needs none."""
+        ...
+
+    def detached(self, result: jax.Array) -> Any:
+        """`result`, or a copy of it where it shows memory that parameters lie in."""
+        ...
+
+    def evict(self) -> int:
+        """Takes them off the device, unless they are in use or fixed. Returns bytes given back."""
+        ...
+
+    def discard(self) -> None:
+        """The model is gone."""
+        ...
+
+    def stats(self) -> dict[str, Any]: ...
+
+
+class Fixed:
+    """Parameters that stay on the device."""
+
+    moves = False
+    can_start = True
+    complete = True
+
+    def __init__(self, leaves: Sequence[jax.Array]) -> None:
+        self.nbytes = sum(x.nbytes for x in leaves)
+        self._using = nullcontext(tuple(leaves))
+
+    def ready(self, segment: Segment) -> bool:
+        return True
+
+    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
+        """Nothing ever moves."""
+
+    def use(self, segment: Segment) -> AbstractContextManager[Sequence[jax.Array]]:
+        return self._using
+
+    def detached(self, result: jax.Array) -> Any:
+        return result
+
+    def evict(self) -> int:
+        return 0
+
+    def discard(self) -> None:
+        """The arrays end with this object."""
+
+    def stats(self) -> dict[str, Any]:
+        return {"resident_bytes": self.nbytes, "host_bytes": 0}

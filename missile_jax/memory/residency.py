@@ -1,0 +1,435 @@
+"""Which models are on the device: who comes in, who has to leave.
+
+Rules, after Torpor (arXiv:2306.03622). Parameters come in group by group in order of use, and go
+from the last group on, so that what is left of a model is always its beginning. Eviction copies
+nothing: the host has it all. Models that are quick to bring back (light) leave first, others
+(heavy) by least recent use. A model that has been let in stays until it has run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from missile_jax._native import Arena, Block
+from missile_jax.errors import DeviceMemoryError
+from missile_jax.memory.store import Group, HostModel
+from missile_jax.program.plan import Plan, Segment
+
+# Told when a copy has ended, with an error or None, on any thread but the one that started it.
+FetchDone = Callable[[str | None], None]
+# Starts the copy of a model's k-th group into a block.
+Fetch = Callable[["Residence", int, Block, FetchDone], None]
+# Makes an array of a DLPack capsule.
+MakeArray = Callable[[Any], jax.Array]
+
+
+@dataclass(slots=True)
+class Counters:
+    """hits: times it was let in with nothing to fetch. swap_ins: times there was something."""
+
+    hits: int = 0
+    swap_ins: int = 0
+    swap_in_bytes: int = 0
+    evicted_bytes: int = 0
+    array_creation_ns: int = 0
+    arrays_created: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Residence:
+    """One model's parameters under a `Residency`.
+
+    blocks: of its first groups; those behind are not on the device. held_bytes: what they take.
+    here: groups whose bytes have arrived, counted from the first.
+    first_needs: groups before any plan's first segment can run. steps: counts of groups with which
+        one more segment of some plan can run.
+    admitted: let in, and not to be evicted until it has run.
+    """
+
+    owner: Residency
+    name: str
+    host: HostModel
+    latency: bool
+    pinned: bool
+    tenant: str
+    heavy: bool
+    first_needs: int
+    steps: frozenset[int]
+    blocks: list[Block] = field(default_factory=list)
+    held_bytes: int = 0
+    here: int = 0
+    admitted: bool = False
+    ran: bool = False
+    waiting: bool = False
+    running: bool = False
+    due_ns: int = 0
+    since_ns: int = 0
+    last_used_ns: int = 0
+    gone: bool = False
+    error: str = ""
+    counters: Counters = field(default_factory=Counters)
+    arrays: list[jax.Array | None] = field(default_factory=list)
+    moves: bool = True
+    _made: list[bool] = field(default_factory=list)
+    _making: threading.Lock = field(default_factory=threading.Lock)
+    _needs: dict[Segment, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arrays = [self.host.kept.get(i) for i in range(len(self.host.group_of))]
+        self._made = [False] * len(self.host.groups)
+
+    # What the engine asks; see `Parameters`.
+
+    @property
+    def nbytes(self) -> int:
+        return self.host.size_bytes
+
+    @property
+    def complete(self) -> bool:
+        return self.admitted and self.here == len(self.host.groups)
+
+    # A copy that failed lets the launch go ahead, and fail with what happened.
+
+    @property
+    def can_start(self) -> bool:
+        return self.admitted and (self.here >= self.first_needs or bool(self.error))
+
+    def ready(self, segment: Segment) -> bool:
+        needs = self.needs(segment)
+        return self.admitted and (not needs or needs[-1] < self.here or bool(self.error))
+
+    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
+        self.owner.update(self, waiting, running, due_ns)
+
+    def use(self, segment: Segment) -> AbstractContextManager[Sequence[jax.Array | None]]:
+        return self._use(segment)
+
+    def detached(self, result: jax.Array) -> Any:
+        # A model may return a parameter as it is; the answer is to outlive the parameter's stay.
+        return np.array(result) if self.owner.shows_arena(result) else result
+
+    def evict(self) -> int:
+        return self.owner.evict(self)
+
+    def discard(self) -> None:
+        self.owner.remove(self)
+
+    def stats(self) -> dict[str, Any]:
+        counted = self.counters
+        return {
+            "resident_bytes": self.held_bytes,
+            "host_bytes": self.host.size_bytes,
+            "heavy": self.heavy,
+            "hits": counted.hits,
+            "swap_ins": counted.swap_ins,
+            "swap_in_bytes": counted.swap_in_bytes,
+            "evicted_bytes": counted.evicted_bytes,
+            "leaves": sum(map(len, self.host.members)),
+            "array_creation_us": counted.array_creation_ns / 1e3,
+            "arrays_created": counted.arrays_created,
+        }
+
+    # Arrays.
+
+    def needs(self, segment: Segment) -> tuple[int, ...]:
+        """The groups that `segment` reads, ascending."""
+        found = self._needs.get(segment)
+        if found is None:
+            groups = {self.host.group_of[i] for i in segment.params} - {-1}
+            found = self._needs[segment] = tuple(sorted(groups))
+        return found
+
+    @contextmanager
+    def _use(self, segment: Segment) -> Iterator[Sequence[jax.Array | None]]:
+        # Pins outlast the launch: an array's end alone does not tell that a device is done with it.
+        groups = self.needs(segment)
+        if self.error and groups and groups[-1] >= self.here:
+            raise DeviceMemoryError(f"its parameters did not reach the device: {self.error}")
+        with ExitStack() as pins:
+            for k in groups:
+                self.blocks[k].pin()
+                pins.callback(self.blocks[k].unpin)
+            if not all(self._made[k] for k in groups):
+                self._make(groups)
+            yield self.arrays
+
+    def _make(self, groups: Sequence[int]) -> None:
+        with self._making:
+            start_ns = self.owner.now_ns()
+            for k in groups:
+                if self._made[k]:
+                    continue
+                made = self.blocks[k].views(self.host.groups[k].layout, self.owner.make_array)
+                for i, array in zip(self.host.members[k], made, strict=True):
+                    self.arrays[i] = array
+                self._made[k] = True
+                self.counters.arrays_created += len(made)
+            self.counters.array_creation_ns += self.owner.now_ns() - start_ns
+
+    def drop_arrays(self, group: int) -> None:
+        """Forgets the views of a group."""
+        for i in self.host.members[group]:
+            self.arrays[i] = None
+        self._made[group] = False
+
+
+class Residency:
+    """Shares an arena among models. All methods are called under the engine's lock.
+
+    fetch: starts a copy from the host. make_array: see above. now_ns: the engine's clock.
+    arrived: called, without the lock, after a copy has changed what can run.
+    lock: the engine's.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        fetch: Fetch,
+        make_array: MakeArray,
+        now_ns: Callable[[], int],
+        lock: Any,
+        arrived: Callable[[], None],
+    ) -> None:
+        self.make_array = make_array
+        self.now_ns = now_ns
+        self._arena = arena
+        self._fetch = fetch
+        self._lock = lock
+        self._arrived = arrived
+        self._changed = threading.Condition(lock)
+        self._models: dict[int, Residence] = {}
+        self._asking: dict[int, Residence] = {}
+        self._coming = 0
+
+    def add(
+        self,
+        name: str,
+        host: HostModel,
+        plans: Sequence[Plan],
+        *,
+        latency: bool,
+        tenant: str,
+        heavy: bool,
+        pinned: bool = False,
+    ) -> Residence:
+        """Takes a model, with nothing of it on the device yet.
+
+        Raises DeviceMemoryError for one that does not fit even into an empty arena.
+        """
+        size = sum(self._arena.rounded(group.size_bytes) for group in host.groups)
+        if size > self._arena.size_bytes:
+            raise DeviceMemoryError(
+                f"model {name!r}: its parameters take {size} bytes on the device, "
+                f"the arena has {self._arena.size_bytes}"
+            )
+        residence = Residence(self, name, host, latency, pinned, tenant, heavy, 0, frozenset())
+        firsts = [residence.needs(plan.segments[0]) for plan in plans]
+        residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
+        needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
+        residence.steps = frozenset(groups[-1] + 1 for groups in needs if groups)
+        self._models[id(residence)] = residence
+        return residence
+
+    def evict(self, model: Residence) -> int:
+        """Takes a model off the device, unless it is in use. Returns the bytes it gave back."""
+        held = model.held_bytes
+        if not (model.admitted or model.running):
+            self._evict_to(model, 0)
+            self._let_in_all()
+        return held - model.held_bytes
+
+    def remove(self, residence: Residence) -> None:
+        """Forgets a model; blocks that a launch still uses become free when it ends."""
+        residence.gone = True
+        residence.admitted = False
+        self._models.pop(id(residence), None)
+        self._asking.pop(id(residence), None)
+        self._evict_to(residence, 0)
+        self._let_in_all()
+
+    def update(self, model: Residence, waiting: bool, running: bool, due_ns: int) -> None:
+        model.waiting, model.running, model.due_ns = waiting, running, due_ns
+        if running:
+            model.ran, model.last_used_ns = True, self.now_ns()
+        elif model.admitted and (model.ran or not waiting):
+            model.admitted = model.ran = False
+            if model.error:
+                # What did not arrive is asked for anew by the next request.
+                model.error = ""
+                self._evict_to(model, 0)
+        if not model.admitted and waiting and not model.gone:
+            if id(model) not in self._asking:
+                model.since_ns = self.now_ns()
+                self._asking[id(model)] = model
+        elif not waiting:
+            self._asking.pop(id(model), None)
+        self._let_in_all()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a model waits to be let in."""
+        return bool(self._asking)
+
+    @property
+    def may_unblock_itself(self) -> bool:
+        """Whether room may come without a call: a block becomes free with its last view."""
+        return bool(self._asking) and self._arena.waiting_blocks > 0
+
+    def retry(self) -> None:
+        """Lets in who can be: blocks may have become free by themselves."""
+        self._let_in_all()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Blocks until a copy ends. False at once if none is on its way and nobody waits."""
+        if self._coming == 0 and not self._asking:
+            return False
+        self._changed.wait(timeout_s)
+        self._let_in_all()
+        return True
+
+    def shows_arena(self, array: jax.Array) -> bool:
+        """Whether `array` lies in the arena. Needs no lock."""
+        return self._arena.contains(array.unsafe_buffer_pointer())
+
+    # Letting in, in order: nobody overtakes who has to wait for room.
+
+    def _let_in_all(self) -> None:
+        while self._asking:
+            first = min(self._asking.values(), key=_order)
+            if not self._let_in(first):
+                return
+            del self._asking[id(first)]
+
+    def _let_in(self, model: Residence) -> bool:
+        missing = model.host.groups[len(model.blocks) :]
+        if missing:
+            if not self._room_for(missing, model):
+                return False
+            for group in missing:
+                if not self._bring(model, group):
+                    return False
+            model.counters.swap_ins += 1
+        else:
+            model.counters.hits += 1
+        model.admitted, model.ran = True, False
+        return True
+
+    def _room_for(self, groups: Sequence[Group], model: Residence) -> bool:
+        need = sum(self._arena.rounded(group.size_bytes) for group in groups)
+        free = self._arena.free_bytes
+        if need <= free:
+            return True
+        evictable = sum(
+            other.held_bytes
+            for other in self._models.values()
+            if other is not model and self._may_evict(other)
+        )
+        return need <= free + evictable
+
+    def _bring(self, model: Residence, group: Group) -> bool:
+        block = self._allocate(group.size_bytes, model)
+        if block is None:
+            return False
+        k = len(model.blocks)
+        model.blocks.append(block)
+        model.held_bytes += self._arena.rounded(block.size_bytes)
+        model.counters.swap_in_bytes += group.size_bytes
+        block.pin()
+        self._coming += 1
+        self._fetch(model, k, block, lambda error: self._came(model, k, block, error))
+        return True
+
+    def _came(self, model: Residence, k: int, block: Block, error: str | None) -> None:
+        with self._lock:
+            self._coming -= 1
+            block.unpin()
+            if k < len(model.blocks) and model.blocks[k] is block:
+                if error is not None:
+                    model.error = error
+                elif not model.error:
+                    # Copies of one flow end in order.
+                    model.here = max(model.here, k + 1)
+            self._let_in_all()
+            self._changed.notify_all()
+        if error is not None or k + 1 in model.steps:
+            self._arrived()
+
+    # Making room.
+
+    def _allocate(self, size_bytes: int, model: Residence) -> Block | None:
+        near = model.blocks[-1] if model.blocks else None
+        block = self._arena.allocate(size_bytes, near)
+        if block is not None:
+            return block
+        while block is None and (victim := self._victim(model)) is not None:
+            self._evict_to(victim, len(victim.blocks) - 1)
+            block = self._arena.allocate(size_bytes, near)
+        if block is None and self._arena.free_bytes >= size_bytes:
+            self._drop_idle_views()
+            self._arena.compact()
+            block = self._arena.allocate(size_bytes, near)
+        return block
+
+    def _victim(self, model: Residence) -> Residence | None:
+        others = (
+            other
+            for other in self._models.values()
+            if other is not model and other.blocks and self._may_evict(other)
+        )
+        return min(others, key=_leaves_first, default=None)
+
+    def _may_evict(self, model: Residence) -> bool:
+        return not (model.admitted or model.running or model.pinned)
+
+    def _evict_to(self, model: Residence, groups: int) -> None:
+        """Leaves the first `groups` groups of a model on the device."""
+        while len(model.blocks) > groups:
+            k = len(model.blocks) - 1
+            model.drop_arrays(k)
+            block = model.blocks.pop()
+            model.held_bytes -= self._arena.rounded(block.size_bytes)
+            model.counters.evicted_bytes += block.size_bytes
+            block.release()
+        model.here = min(model.here, groups)
+
+    def _drop_idle_views(self) -> None:
+        for model in self._models.values():
+            if not (model.admitted or model.running):
+                for k in range(len(model.blocks)):
+                    model.drop_arrays(k)
+
+    def close(self) -> None:
+        """Takes every model off the device. Copies that are under way still end."""
+        with self._lock:
+            for model in list(self._models.values()):
+                self.remove(model)
+            # Both lead back to here: without them the arena ends with its last reference.
+            self._fetch = self._arrived = _nothing
+
+    def stats(self) -> dict[str, Any]:
+        """The arena's figures, and how many models are on the device in full."""
+        return {
+            "arena": self._arena.stats(),
+            "models": len(self._models),
+            "resident_models": sum(m.here == len(m.host.groups) for m in self._models.values()),
+            "waiting_models": len(self._asking),
+        }
+
+
+def _nothing(*_: Any) -> None:
+    """What a closed residency does."""
+
+
+def _order(model: Residence) -> tuple[bool, int, int, str]:
+    return (not model.latency, model.due_ns, model.since_ns, model.name)
+
+
+def _leaves_first(model: Residence) -> tuple[bool, bool, int]:
+    return (model.waiting, model.heavy, model.last_used_ns)

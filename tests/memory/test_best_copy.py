@@ -1,0 +1,61 @@
+"""The best copy of this machine: measured once, remembered, and right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from missile_jax import _native
+from missile_jax.memory import link as memory_link
+
+
+def test_the_best_copy_is_measured_once(tmp_path: Path, monkeypatch):
+    asked = []
+    rates = {(1, False): 8e9, (1, True): 9e9, (2, False): 9.1e9, (2, True): 9.2e9}
+
+    def measure(*args: int) -> dict[tuple[int, bool], float]:
+        asked.append(args)
+        return rates
+
+    monkeypatch.setattr(_native, "measure_copies", measure)
+    first = memory_link.best_copy(tmp_path / "new")
+    # Two threads are a little faster, which is not worth a core.
+    assert first == memory_link.BestCopy(threads=1, non_temporal=True, bytes_per_s=9e9)
+    assert memory_link.best_copy(tmp_path / "new") == first
+    assert len(asked) == 1
+    (path,) = (tmp_path / "new").iterdir()
+    rates[2, False] = 12e9
+    path.write_text("{")
+    assert memory_link.best_copy(tmp_path / "new").threads == 2
+    assert json.loads(path.read_text())["bytes_per_s"] == 12e9
+    link = memory_link.make_link(tmp_path / "new", chunk_bytes=4096)
+    assert (link.threads, link.non_temporal, link.chunk_bytes) == (2, False, 4096)
+    link.close()
+
+
+def test_a_best_copy_that_can_not_be_written_is_a_warning(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(_native, "measure_copies", lambda *_: {(1, False): 1.0})
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="not remembered"):
+        memory_link.best_copy(tmp_path / "file")
+
+
+def test_copies_are_measured_in_every_way():
+    rates = _native.measure_copies(1 << 20, 3)
+    assert set(rates) == {(1, False), (1, True), (2, False), (2, True)}
+    assert all(rate > 0 for rate in rates.values())
+    assert _native.streaming_stores() in ("avx512f", "avx2", "none")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("non_temporal", [False, True])
+def test_a_bare_copy_copies(threads: int, non_temporal: bool):
+    source = np.random.default_rng(0).integers(0, 256, 100_003, np.uint8)
+    target = np.zeros_like(source)
+    assert _native.bare_copy_ns(target, source, threads, non_temporal) > 0
+    np.testing.assert_array_equal(target, source)
+    with pytest.raises(ValueError, match="sizes differ"):
+        _native.bare_copy_ns(target, source[1:])

@@ -1,0 +1,330 @@
+"""memory.residency: who comes in, who leaves, and that nothing is used before it is there.
+
+The copies are in the test's hands; arena, views and arrays are real.
+"""
+
+import threading
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from missile_jax._native import Arena
+from missile_jax.errors import DeviceMemoryError
+from missile_jax.memory.residency import Residency
+from missile_jax.memory.store import Store
+from missile_jax.memory.views import array_maker
+from missile_jax.program.plan import Plan, Segment
+
+LEAF = 1 << 16  # bytes; a group each
+
+
+def segment(*params):
+    return Segment(None, params, (), (), (), 1000)
+
+
+def plan(num_leaves):
+    """One segment for each leaf, and the whole."""
+    segments = tuple(segment(i) for i in range(num_leaves))
+    return Plan(segment(*range(num_leaves)), segments, 0, (), None, True, 0.0, "")
+
+
+class Bench:
+    """A residency whose copies the test ends, one by one in order."""
+
+    def __init__(self, groups_of_room):
+        self.lock = threading.RLock()
+        self.arena = Arena(groups_of_room * LEAF, alignment=64)
+        self.store = Store(LEAF, 64)
+        self.copies = deque()
+        self.values = {}
+        self.now_ns = 0
+        self.residency = Residency(
+            self.arena,
+            lambda model, k, block, done: self.copies.append((model.host.groups[k], block, done)),
+            array_maker(jax.devices("cpu")[0]),
+            self.tick,
+            self.lock,
+            lambda: None,
+        )
+
+    def tick(self):
+        self.now_ns += 1
+        return self.now_ns
+
+    def add(self, name, num_leaves, *, heavy=False, latency=False, pinned=False):
+        rng = np.random.default_rng(list(name.encode()))
+        leaves = [
+            jnp.asarray(rng.standard_normal(LEAF // 4), jnp.float32) for _ in range(num_leaves)
+        ]
+        host = self.store.put(name, leaves, range(num_leaves))
+        model = self.residency.add(
+            name, host, [plan(num_leaves)], latency=latency, tenant="t", heavy=heavy, pinned=pinned
+        )
+        self.values[name] = [np.asarray(x) for x in leaves]
+        return model
+
+    def copy(self, count=10**6, error=None):
+        for _ in range(min(count, len(self.copies))):
+            group, block, done = self.copies.popleft()
+            if error is None and block.state == "live":
+                block.array(0, group.data.shape, np.dtype(np.uint8))[:] = group.data
+            done(error)
+
+    def check(self, model, one):
+        with model.use(one) as arrays:
+            for i in one.params:
+                np.testing.assert_array_equal(np.asarray(arrays[i]), self.values[model.name][i])
+
+    def run(self, model):
+        """A request from its arrival to its end."""
+        model.update(True, False, 0)
+        self.copy()
+        assert model.complete
+        model.update(False, True, 0)
+        self.check(model, segment(*range(len(model.host.groups))))
+        model.update(False, False, 0)
+
+
+def test_a_segment_is_ready_as_soon_as_its_own_groups_are():
+    bench = Bench(8)
+    model = bench.add("a", 3)
+    first, second, third = (segment(i) for i in range(3))
+    assert not model.can_start
+    model.update(True, False, 0)
+    assert not model.can_start
+    assert not model.ready(first)
+    bench.copy(1)
+    assert model.can_start
+    assert (model.ready(first), model.ready(second), model.complete) == (True, False, False)
+    bench.check(model, first)
+    bench.copy(1)
+    assert (model.ready(second), model.ready(third)) == (True, False)
+    bench.copy(1)
+    assert model.complete
+    bench.check(model, segment(0, 1, 2))
+
+
+def test_what_is_used_lately_stays_and_what_is_left_is_the_beginning():
+    bench = Bench(5)
+    old, new, asks = bench.add("old", 2), bench.add("new", 2), bench.add("asks", 2)
+    bench.run(old)
+    bench.run(new)
+    bench.run(asks)
+    # One group was free, so one had to go: the last of the model that was used least lately.
+    assert [len(m.blocks) for m in (old, new, asks)] == [1, 2, 2]
+    assert old.here == 1
+    bench.run(old)
+    assert old.counters.swap_in_bytes == 3 * LEAF
+
+
+def test_light_models_leave_before_heavy_ones():
+    bench = Bench(4)
+    heavy, light, asks = bench.add("heavy", 2, heavy=True), bench.add("light", 2), bench.add("c", 2)
+    bench.run(heavy)
+    bench.run(light)
+    bench.run(asks)
+    assert [len(m.blocks) for m in (heavy, light)] == [2, 0]
+
+
+def test_pinned_models_never_leave():
+    bench = Bench(4)
+    pinned, other, asks = bench.add("pinned", 2, pinned=True), bench.add("b", 2), bench.add("c", 2)
+    bench.run(pinned)
+    bench.run(other)
+    bench.run(asks)
+    assert [len(m.blocks) for m in (pinned, other)] == [2, 0]
+
+
+def test_who_is_let_in_stays_until_it_has_run():
+    bench = Bench(2)
+    first, second = bench.add("first", 2), bench.add("second", 2)
+    first.update(True, False, 0)
+    bench.copy()
+    second.update(True, False, 0)
+    assert first.complete
+    assert not second.blocks
+    first.update(False, True, 0)
+    assert not second.blocks
+    first.update(True, False, 0)  # It has run; its next request asks anew, behind the other.
+    assert len(second.blocks) == 2
+    assert not first.admitted
+    bench.copy()
+    second.update(False, True, 0)
+    second.update(False, False, 0)
+    bench.copy()
+    assert first.complete
+
+
+def test_latency_sensitive_models_are_let_in_first():
+    bench = Bench(2)
+    runs, waits, urgent = bench.add("a", 2), bench.add("b", 2), bench.add("ls", 2, latency=True)
+    runs.update(True, False, 0)
+    bench.copy()
+    runs.update(False, True, 0)
+    waits.update(True, False, 0)
+    urgent.update(True, False, 5)
+    runs.update(False, False, 0)
+    assert urgent.admitted
+    assert not waits.admitted
+
+
+def test_a_model_that_nobody_wants_any_more_makes_room():
+    bench = Bench(2)
+    first, second = bench.add("first", 2), bench.add("second", 2)
+    first.update(True, False, 0)
+    second.update(True, False, 0)
+    first.update(False, False, 0)
+    # The copies into the first one's blocks are under way: they are not free before that ends.
+    assert not second.admitted
+    bench.copy()
+    assert second.admitted
+    bench.run(second)
+
+
+def test_a_block_is_not_reused_while_an_array_shows_it():
+    bench = Bench(1)
+    first, second = bench.add("first", 1), bench.add("second", 1)
+    first.update(True, False, 0)
+    bench.copy()
+    with first.use(segment(0)) as arrays:
+        held = arrays[0]
+    first.update(False, True, 0)
+    first.update(False, False, 0)
+    second.update(True, False, 0)
+    assert not second.admitted
+    assert bench.residency.may_unblock_itself
+    np.testing.assert_array_equal(np.asarray(held), bench.values["first"][0])
+    del held, arrays
+    bench.residency.retry()
+    assert second.admitted
+    bench.copy()
+    bench.run(second)
+
+
+def test_a_removed_model_gives_its_room_back_at_once():
+    bench = Bench(2)
+    first, second = bench.add("first", 2), bench.add("second", 2)
+    first.update(True, False, 0)
+    second.update(True, False, 0)
+    first.discard()
+    assert second.admitted or bench.residency.may_unblock_itself
+    bench.copy()
+    bench.residency.retry()
+    bench.copy()
+    assert second.complete
+
+
+def test_a_copy_that_fails_fails_the_launch_and_is_asked_for_again():
+    bench = Bench(2)
+    model = bench.add("a", 2)
+    model.update(True, False, 0)
+    bench.copy(1)
+    bench.copy(1, error="the bus is down")
+    assert model.ready(segment(1))
+    model.update(False, True, 0)
+    bench.check(model, segment(0))
+    with pytest.raises(DeviceMemoryError, match="the bus is down"), model.use(segment(1)):
+        pass
+    model.update(False, False, 0)
+    bench.run(model)
+
+
+def test_a_model_above_the_arena_is_refused():
+    bench = Bench(2)
+    with pytest.raises(DeviceMemoryError, match="take 196608 bytes on the device, the arena has"):
+        bench.add("a", 3)
+
+
+def test_arrays_are_made_once_for_a_stay():
+    bench = Bench(4)
+    model = bench.add("a", 2)
+    for _ in range(3):
+        bench.run(model)
+    assert (model.counters.hits, model.counters.swap_ins) == (2, 1)
+    assert model.counters.arrays_created == 2
+
+
+class Machine(RuleBasedStateMachine):
+    """Requests come and end at random for more models than fit; every array shows its own bytes."""
+
+    @initialize(room=st.integers(3, 8))
+    def start(self, room):
+        self.bench = Bench(room)
+        self.models = [
+            self.bench.add(f"m{k}", 1 + k % 3, heavy=k % 2 == 0, latency=k == 0) for k in range(5)
+        ]
+        self.waiting = dict.fromkeys(range(5), 0)
+        self.running = set()
+
+    def tell(self, k):
+        self.models[k].update(self.waiting[k] > 0, k in self.running, 0)
+
+    @rule(k=st.integers(0, 4))
+    def arrive(self, k):
+        self.waiting[k] += 1
+        self.tell(k)
+
+    @rule(k=st.integers(0, 4))
+    def give_up(self, k):
+        if self.waiting[k]:
+            self.waiting[k] -= 1
+            self.tell(k)
+
+    @rule(count=st.integers(1, 3))
+    def copies_end(self, count):
+        self.bench.copy(count)
+
+    @rule(k=st.integers(0, 4))
+    def begin(self, k):
+        if self.waiting[k] and k not in self.running and self.models[k].complete:
+            self.waiting[k] -= 1
+            self.running.add(k)
+            self.tell(k)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def launch(self, data):
+        k = data.draw(st.sampled_from(sorted(self.running)))
+        self.bench.check(self.models[k], segment(*range(len(self.models[k].host.groups))))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end(self, data):
+        k = data.draw(st.sampled_from(sorted(self.running)))
+        self.running.discard(k)
+        self.tell(k)
+
+    @rule(k=st.integers(0, 4))
+    def everybody_is_served_in_the_end(self, k):
+        for j in sorted(self.running):
+            self.running.discard(j)
+            self.tell(j)
+        self.waiting[k] += 1
+        self.tell(k)
+        for _ in range(50):
+            self.bench.copy()
+            self.bench.residency.retry()
+            for j in range(5):
+                if self.waiting[j] and self.models[j].complete:
+                    self.bench.check(self.models[j], segment(0))
+                    self.waiting[j], _ = 0, self.running.add(j)
+                    self.tell(j)
+                    self.running.discard(j)
+                    self.tell(j)
+        assert not any(self.waiting.values())
+
+    @invariant()
+    def a_running_model_is_on_the_device(self):
+        if hasattr(self, "models"):
+            self.bench.arena.check()
+            assert all(self.models[k].complete for k in self.running)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -1,0 +1,86 @@
+"""The native parts' own programs, which use them from several threads, under sanitizers."""
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PLUGIN = Path(__file__).parents[2] / "xla_plugin"
+
+# A program of xla_plugin/tests, and what it needs of xla_plugin/src.
+PROGRAMS = {
+    "arena_test.cc": [
+        "arena.cc",
+        "arena_check.cc",
+        "arena_move.cc",
+        "holes.cc",
+        "region.cc",
+        "view.cc",
+    ],
+}
+SANITIZERS = ["address,undefined", "thread"]
+
+
+def build(program: Path, sources: list[Path], sanitizer: str) -> subprocess.CompletedProcess[str]:
+    command = ["c++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{PLUGIN / 'src'}"]
+    return subprocess.run(
+        [*command, *map(str, sources), "-o", str(program)], capture_output=True, text=True
+    )
+
+
+def run(program: Path) -> subprocess.CompletedProcess[str]:
+    """Runs it at fixed addresses: some compilers' thread sanitizers know no others."""
+    fixed = [setarch, platform.machine(), "-R"] if (setarch := shutil.which("setarch")) else []
+    return subprocess.run([*fixed, str(program)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def sanitizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("sanitizer")
+    source = folder / "nothing.cc"
+    source.write_text("int main() { return 0; }\n")
+    built = build(folder / "nothing", [source], request.param)
+    if built.returncode != 0:
+        pytest.skip(f"c++ has no -fsanitize={request.param}: {built.stderr[-300:]}")
+    ran = run(folder / "nothing")
+    if ran.returncode != 0:
+        pytest.skip(f"-fsanitize={request.param} does not run here: {ran.stderr[-300:]}")
+    return request.param
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_threads_use_it_without_a_finding(name, sanitizer, tmp_path):
+    sources = [PLUGIN / "tests" / name, *(PLUGIN / "src" / source for source in PROGRAMS[name])]
+    program = tmp_path / Path(name).stem
+    built = build(program, sources, sanitizer)
+    assert built.returncode == 0, built.stderr
+    ran = run(program)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+# A race for one sanitizer, a write behind the end for the other.
+FAULTY = """
+#include <thread>
+int main(int argc, char**) {
+  int* counts = new int[argc];
+  std::thread other([counts] { ++counts[0]; });
+  ++counts[0];
+  other.join();
+  counts[argc] = 1;
+  delete[] counts;
+  return 0;
+}
+"""
+
+
+def test_a_finding_fails_a_program(sanitizer, tmp_path):
+    source = tmp_path / "faulty.cc"
+    source.write_text(FAULTY)
+    built = build(tmp_path / "faulty", [source], sanitizer)
+    assert built.returncode == 0, built.stderr
+    ran = run(tmp_path / "faulty")
+    assert ran.returncode != 0
+    assert "Sanitizer" in ran.stderr

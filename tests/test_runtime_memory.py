@@ -1,0 +1,243 @@
+"""A runtime that serves more models than fit on its device: real arena, real link, real XLA."""
+
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from missile_jax import (
+    ConfigError,
+    DeviceMemoryError,
+    HostMemoryError,
+    Missile,
+    Model,
+    ModelLoadError,
+    Runtime,
+    RuntimeClosedError,
+)
+from missile_jax.program.compile import compilations
+
+WIDTH, LAYERS = 512, 4
+X = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None]
+MODEL_BYTES = LAYERS * WIDTH * WIDTH * 4  # 4 MiB
+# Of this, three quarters are the arena's: room for three models.
+THREE_MODELS = 3 * MODEL_BYTES * 4 // 3
+# Best-effort jobs always run in segments, of a layer or less.
+CUT = {"policy": Missile(calm_ms=float("inf")), "quantum_ms": 0.005}
+
+
+def tower(params, x):
+    for w in params:
+        x = jnp.tanh(x @ w) + x
+    return x
+
+
+def weights(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 30 for _ in range(LAYERS)]
+
+
+def model(k, **fields):
+    return Model(f"m{k}", tower, weights(k), example=X, **fields)
+
+
+def expected(k):
+    x = X.astype(np.float64)
+    for w in weights(k):
+        x = np.tanh(x @ w) + x
+    return x
+
+
+def check(k, got):
+    np.testing.assert_allclose(got, expected(k), atol=1e-3)
+
+
+@pytest.fixture(params=["threads", "loop"])
+def runtime(request):
+    runtime = Runtime(device_memory=THREE_MODELS, **CUT)
+    if request.param == "threads":
+        runtime.start()
+    yield runtime
+    runtime.close()
+
+
+def test_more_models_than_fit_all_answer_right(runtime):
+    for k in range(8):
+        runtime.load(model(k, priority="latency" if k % 2 else "best_effort"))
+    for k in [*range(8), *range(8), 3, 3]:
+        check(k, runtime.infer(f"m{k}", X))
+    stats = runtime.stats()
+    assert stats["memory"]["models"] == 8
+    assert stats["memory"]["resident_models"] <= 3
+    assert stats["memory"]["arena"]["used_bytes"] <= 3 * MODEL_BYTES
+    last = stats["models"]["m3"]["residency"]
+    assert last["hits"] >= 1
+    assert last["swap_ins"] >= 2
+    assert last["swap_in_bytes"] >= 2 * MODEL_BYTES
+
+
+def test_requests_for_more_models_than_fit_at_once_all_end(runtime):
+    for k in range(8):
+        runtime.load(model(k))
+    futures = [(k, runtime.submit(f"m{k}", X)) for k in list(range(8)) * 3]
+    assert runtime.run_until_idle(120)
+    for k, future in futures:
+        check(k, future.result(60))
+
+
+def test_many_threads_ask_for_many_models():
+    with Runtime(device_memory=THREE_MODELS, **CUT) as runtime:
+        for k in range(6):
+            runtime.load(model(k, priority="latency" if k == 0 else "best_effort"))
+        rng = np.random.default_rng(0)
+        asked = [int(k) for k in rng.integers(0, 6, 120)]
+        with ThreadPoolExecutor(6) as pool:
+            answers = pool.map(lambda k: (k, runtime.infer(f"m{k}", X)), asked)
+            for k, got in answers:
+                check(k, got)
+
+
+@pytest.mark.parametrize("policy", ["missile", "fifo", "concurrent"])
+def test_every_policy_waits_for_parameters(policy):
+    with Runtime(device_memory=THREE_MODELS, policy=policy) as runtime:
+        for k in range(5):
+            runtime.load(model(k))
+        for k in [0, 1, 2, 3, 4, 0, 2]:
+            check(k, runtime.infer(f"m{k}", X))
+
+
+def test_two_hundred_models_of_one_architecture_compile_once():
+    with Runtime(device_memory=THREE_MODELS) as runtime:
+        runtime.load(model(0))
+        before = compilations()
+        for k in range(1, 20):
+            runtime.load(model(k))
+        assert compilations() == before
+
+
+def test_equal_parameters_lie_on_the_host_once():
+    with Runtime(device_memory=THREE_MODELS) as runtime:
+        for name in ("a", "b"):
+            runtime.load(name, model=tower, params=weights(0), example=X)
+        assert runtime.stats()["memory"]["host_bytes"] <= 1.02 * MODEL_BYTES
+        check(0, runtime.infer("a", X))
+        check(0, runtime.infer("b", X))
+        runtime.unload("a")
+        check(0, runtime.infer("b", X))
+
+
+def test_answers_outlive_the_memory_they_were_made_from():
+    def passed_through(params, x):
+        return {"weights": params[0][:1] * 1.0, "first": params[0], "sum": x + params[0][:1]}
+
+    # The bucket is the parameter's own first axis, so that nothing is cut or copied on the way.
+    x = np.zeros((WIDTH, WIDTH), np.float32)
+    with Runtime(device_memory=THREE_MODELS) as runtime:
+        for k in range(4):
+            runtime.load(f"p{k}", model=passed_through, params=weights(k), example=x,
+                         buckets=[WIDTH])  # fmt: skip
+        kept = [runtime.infer(f"p{k}", x) for k in range(4)]
+        for k in range(4):
+            runtime.infer(f"p{k}", x)
+        for k in range(4):
+            np.testing.assert_array_equal(kept[k]["first"], weights(k)[0])
+            np.testing.assert_array_equal(kept[k]["weights"], weights(k)[0][:1])
+
+
+def test_a_pinned_model_is_fetched_once():
+    with Runtime(device_memory=THREE_MODELS) as runtime:
+        runtime.load(model(0, pinned=True))
+        for k in range(1, 6):
+            runtime.load(model(k))
+        for k in [0, 1, 2, 3, 4, 5, 0]:
+            check(k, runtime.infer(f"m{k}", X))
+        assert runtime.stats()["models"]["m0"]["residency"]["swap_ins"] == 1
+
+
+def test_unloading_makes_room(runtime):
+    for k in range(3):
+        runtime.load(model(k))
+        runtime.infer(f"m{k}", X)
+    for k in range(3):
+        runtime.unload(f"m{k}")
+    gc.collect()
+    arena = runtime.stats()["memory"]["arena"]
+    assert (arena["used_bytes"], arena["live_blocks"]) == (0, 0)
+    runtime.load(model(9))
+    check(9, runtime.infer("m9", X))
+
+
+def test_models_come_and_go_while_others_answer():
+    stop = threading.Event()
+    with Runtime(device_memory=THREE_MODELS, **CUT) as runtime:
+        for k in range(4):
+            runtime.load(model(k))
+
+        def ask(k):
+            while not stop.is_set():
+                check(k, runtime.infer(f"m{k}", X))
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask, k) for k in range(4)]
+            for k in range(10, 18):
+                runtime.load(model(k))
+                future = runtime.submit(f"m{k}", X)
+                if k % 2:
+                    check(k, future.result(60))
+                runtime.unload(f"m{k}")
+                assert future.done()
+                if k % 2 == 0:
+                    assert future.exception() is None or isinstance(
+                        future.exception(), RuntimeClosedError
+                    )
+            stop.set()
+            for one in asking:
+                one.result(60)
+
+
+def test_a_model_that_never_fits_is_refused_and_others_go_on():
+    with Runtime(device_memory=MODEL_BYTES) as runtime:
+        small = {"model": lambda w, x: x @ w, "params": weights(0)[0], "example": X}
+        runtime.load("small", **small)
+        with pytest.raises(DeviceMemoryError, match=r"model 'm0': its parameters take 4194304"):
+            runtime.load(model(0))
+        assert runtime.models() == ["small"]
+        np.testing.assert_allclose(runtime.infer("small", X), X @ weights(0)[0], atol=1e-3)
+
+
+def test_host_memory_is_a_limit():
+    with Runtime(device_memory=THREE_MODELS, host_memory=2 * MODEL_BYTES) as runtime:
+        runtime.load(model(0))
+        runtime.load(model(1))
+        with pytest.raises(HostMemoryError, match=r"model 'm2'.*host_memory allows 8388608"):
+            runtime.load(model(2))
+        check(1, runtime.infer("m1", X))
+
+
+def test_a_launch_that_needs_too_much_temporary_memory_is_refused():
+    def sorts(w, x):  # Twice, with an array as large as w between them.
+        return x @ jnp.sort(jnp.sort(w, 0) @ w, 0)
+
+    with (
+        Runtime(device_memory="3MiB") as runtime,
+        pytest.raises(ModelLoadError, match="bytes of temporary memory, device_memory leaves"),
+    ):
+        runtime.load("sorts", model=sorts, params=weights(0)[0], example=X)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"device_memory": "much"}, "device_memory='much' must be a positive number of bytes"),
+        ({"device_memory": 0}, "device_memory=0 must be"),
+        ({"device_memory": "1GiB", "host_memory": "-1"}, "host_memory='-1' must be"),
+        ({"host_memory": "1GiB"}, "host_memory=.* need device_memory="),
+        ({"device_memory": 2**60}, f"device_memory={2**60}"),
+    ],
+)
+def test_impossible_sizes_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Runtime(**fields)

@@ -1,0 +1,11 @@
+// What each part adds to the Python module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace missile {
+
+void BindArena(pybind11::module_& m);
+void BindLink(pybind11::module_& m);
+
+}  // namespace missile

@@ -1,0 +1,29 @@
+// Monotonic time, the same as Python's time.monotonic_ns() and time.perf_counter_ns() on Linux.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <thread>
+
+namespace missile {
+
+inline std::int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+inline std::chrono::steady_clock::time_point TimePoint(std::int64_t ns) {
+  return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(ns));
+}
+
+// What a sleep may oversleep by: the last part of a wait is spun.
+inline constexpr std::int64_t kSpinNs = 50'000;
+
+inline void WaitUntilNs(std::int64_t due_ns) {
+  if (due_ns - NowNs() > kSpinNs) std::this_thread::sleep_until(TimePoint(due_ns - kSpinNs));
+  while (NowNs() < due_ns) {
+  }
+}
+
+}  // namespace missile
