@@ -24,7 +24,7 @@ from missile_jax.errors import (
 from missile_jax.memory.memory import CopyRecord
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.policies import Concurrent, Fifo, Missile
-from missile_jax.spec import SLO, Model, ModelInfo, Priority, TensorSpec
+from missile_jax.spec import SLO, Model, ModelInfo, Priority, Tenant, TensorSpec
 
 if TYPE_CHECKING:
     from missile_jax.serving import Serving, serve
@@ -55,6 +55,7 @@ __all__ = [
     "Runtime",
     "RuntimeClosedError",
     "Serving",
+    "Tenant",
     "TensorSpec",
     "UnsupportedShapeError",
     "__version__",

@@ -22,7 +22,7 @@ from pydantic import (
 from missile_jax.errors import ConfigError
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
-from missile_jax.spec import SLO, Model, size_bytes
+from missile_jax.spec import SLO, Model, Tenant, size_bytes
 
 Sizes = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -135,31 +135,38 @@ class ModelConfig(_Section):
         return Model(name, made.module, made.variables, example=made.example, **options)
 
 
+class TenantConfig(_Section):
+    """See `missile_jax.Tenant`."""
+
+    link_weight: Positive = 1.0
+    memory_quota: Size | None = None
+
+
 class Config(_Section):
     """Everything ``missile serve`` can be told.
 
     be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
         ones ask for all of it.
     device_memory, host_memory: bytes, or a text such as ``"2GiB"``; see `missile_jax.Runtime`.
+    tenants: what they get of the link and of device memory, by name.
     """
 
     policy: Annotated[str, AfterValidator(_known_policy)] = "missile"
     be_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     device_memory: Size | None = None
     host_memory: Size | None = None
+    tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
     http: HttpConfig = HttpConfig()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
     ]
 
-    @field_validator("host_memory")
+    @field_validator("host_memory", "tenants")
     @classmethod
-    def _host_holds_what_the_device_swaps(
-        cls, host: int | str | None, info: ValidationInfo
-    ) -> int | str | None:
-        if host is not None and info.data.get("device_memory") is None:
-            raise ValueError("needs device_memory, else nothing is kept on the host")
-        return host
+    def _memory_is_managed(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("device_memory") is None:
+            raise ValueError("needs device_memory, else parameters stay on the device")
+        return value
 
     @field_validator("be_floor")
     @classmethod
@@ -173,6 +180,12 @@ class Config(_Section):
         if self.policy == "missile":
             return Missile(best_effort_floor=self.be_floor)
         return make_policy(self.policy)
+
+    def build_tenants(self) -> dict[str, Tenant] | None:
+        """For `Runtime`."""
+        if self.tenants is None:
+            return None
+        return {name: Tenant(t.link_weight, t.memory_quota) for name, t in self.tenants.items()}
 
     def to_yaml(self) -> str:
         """The configuration as a file that loads to an equal one."""

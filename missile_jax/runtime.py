@@ -34,7 +34,7 @@ from missile_jax.program.program import Inputs, Program
 from missile_jax.schedule.policies import make_policy
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.view import Policy
-from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree, size_bytes
+from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree, Tenant, size_bytes
 
 # A latency-sensitive request that is shorter runs on the thread that submits it, if the device is
 # free: handing it to another thread and back takes as long.
@@ -58,6 +58,7 @@ class Runtime:
         parameters then lie in host memory and come to the device when they are used, so that more
         models are served than fit (docs/swapping.md). None: all parameters stay on the device.
     host_memory: how much of host memory parameters may take, likewise; None for no limit.
+    tenants: by name, what a tenant gets of the link and of device memory; see `Tenant`.
     link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
         served over a slower bus; None for as fast as the machine copies.
     copy_observer: called with a CopyRecord after each copy of parameters to the device.
@@ -81,6 +82,7 @@ class Runtime:
         quantum_ms: float | None = None,
         device_memory: int | str | None = None,
         host_memory: int | str | None = None,
+        tenants: Mapping[str, Tenant] | None = None,
         link_bytes_per_s: float | None = None,
         copy_observer: Callable[[CopyRecord], None] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -107,16 +109,17 @@ class Runtime:
                 None if host_memory is None else size_bytes("host_memory", host_memory),
                 directory,
                 link_bytes_per_s,
+                tenants or {},
                 copy_observer,
                 self._mux.clock.now_ns,
                 self._mux.lock,
                 self._arrived,
             )
             self._mux.memory = self._memory.residency
-        elif any(x is not None for x in (host_memory, link_bytes_per_s, copy_observer)):
+        elif any(x is not None for x in (host_memory, tenants, link_bytes_per_s, copy_observer)):
             raise ConfigError(
-                "host_memory=, link_bytes_per_s= and copy_observer= need device_memory=, "
-                "else parameters stay on the device"
+                "host_memory=, tenants=, link_bytes_per_s= and copy_observer= need "
+                "device_memory=, else parameters stay on the device"
             )
         self._loading = threading.Lock()
         # Reentrant: a callback of a future may call `infer` while its thread drives.
@@ -169,7 +172,7 @@ class Runtime:
                 f"model {spec.name!r}: a launch takes {temporary} bytes of temporary memory, "
                 f"device_memory leaves {self._memory.temporary_bytes} for that"
             )
-        parameters = self._memory.place(program, pinned=spec.pinned, weight=spec.weight)
+        parameters = self._memory.place(program, pinned=spec.pinned)
         return replace(program, leaves=()), parameters
 
     def evict(self, name: str) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Self
 
@@ -15,7 +15,7 @@ from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
 from missile_jax.server.http import MAX_BODY_BYTES
 from missile_jax.server.serve import DRAIN_S, MAX_HEADER_BYTES, HttpServer
-from missile_jax.spec import Model
+from missile_jax.spec import Model, Tenant
 
 
 class Serving:
@@ -51,6 +51,7 @@ def serve(
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
+    tenants: Mapping[str, Tenant] | None = None,
     block: bool = True,
     max_body_bytes: int = MAX_BODY_BYTES,
     max_header_bytes: int = MAX_HEADER_BYTES,
@@ -61,7 +62,7 @@ def serve(
 
     http_port, host: where to listen. Port 0 takes a free one. Only this machine reaches the default
         host; there is no access control, so think before you change it.
-    policy, device_memory, host_memory: see `Runtime`.
+    policy, device_memory, host_memory, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
     max_body_bytes, max_header_bytes, drain_s: see `HttpServer`.
@@ -77,7 +78,12 @@ def serve(
         raise ConfigError("block=True waits for signals, so it needs the main thread")
     with contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
-            Runtime(policy=policy, device_memory=device_memory, host_memory=host_memory)
+            Runtime(
+                policy=policy,
+                device_memory=device_memory,
+                host_memory=host_memory,
+                tenants=tenants,
+            )
         )
         server = HttpServer(
             runtime,

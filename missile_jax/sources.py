@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from missile_jax.config import Config, HttpConfig, ModelConfig, SLOConfig, hint
+from missile_jax.config import Config, HttpConfig, ModelConfig, SLOConfig, TenantConfig, hint
 from missile_jax.errors import ConfigError
 
 PREFIX = "MISSILE_"
@@ -103,7 +103,7 @@ def _by_name(models: Any, problems: list[str]) -> Any:
 
 
 def _variables() -> dict[str, tuple[str, ...]]:
-    paths = [(key,) for key in Config.model_fields if key not in ("http", "models")]
+    paths = [(key,) for key in Config.model_fields if key not in ("http", "models", "tenants")]
     paths += [("http", key) for key in HttpConfig.model_fields]
     return {PREFIX + "_".join(path).upper(): path for path in paths}
 
@@ -157,6 +157,8 @@ def _keys(loc: KeyPath) -> Iterable[str]:
             return HttpConfig.model_fields
         case (*_, "slo"):
             return SLOConfig.model_fields
+        case ("tenants", _):
+            return TenantConfig.model_fields
     return ModelConfig.model_fields
 
 

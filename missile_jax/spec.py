@@ -59,6 +59,30 @@ class SLO:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """What one tenant gets of the memory and the link that all share.
+
+    link_weight: share of the link to the device among the tenants of its class that copy.
+    memory_quota: of device memory that parameters of its models may take at a time, in bytes or as
+        ``"2GiB"``; None for as much as there is.
+    """
+
+    link_weight: float = 1.0
+    memory_quota: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.link_weight < math.inf:
+            raise ConfigError(f"link_weight={self.link_weight!r} must be a positive number")
+        if self.memory_quota is not None:
+            size_bytes("memory_quota", self.memory_quota)
+
+    @property
+    def quota_bytes(self) -> int | None:
+        quota = self.memory_quota
+        return None if quota is None else size_bytes("memory_quota", quota)
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model to serve.
 

@@ -136,7 +136,7 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     assert sorted(lines) == sorted(
         [
             "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
-            "host_memory, http, models",
+            "host_memory, tenants, http, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
             "max_header_bytes, drain_s",
@@ -192,6 +192,14 @@ def test_all_that_is_wrong_is_said_at_once(problems):
         (
             {"models": {"m": MINE}, "host_memory": "1GiB"},
             "host_memory: got '1GiB'; needs device_memory",
+        ),
+        (
+            {"models": {"m": MINE}, "tenants": {"search": {"link_weight": 2.0}}},
+            "tenants: got {'search': {'link_weight': 2.0}}; needs device_memory",
+        ),
+        (
+            {"models": {"m": MINE}, "device_memory": 1, "tenants": {"a": {"memory_quota": "x"}}},
+            "tenants.a.memory_quota: got 'x'; must be a positive number of bytes",
         ),
         (
             {"models": {"m": MINE}, "policy": "fifo", "be_floor": 0.1},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
 from missile_jax.program.program import Program
-from missile_jax.spec import JaxDevice, Priority
+from missile_jax.spec import JaxDevice, Priority, Tenant
 
 # Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
 ARENA_SHARE = 0.75
@@ -47,6 +47,7 @@ class Memory:
     device_bytes: for the arena, and for what XLA allocates by itself.
     host_bytes: of parameters in host memory; None for no limit.
     link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
+    tenants: what each gets of the link and the arena; those not named get a `Tenant`'s defaults.
     observer: called with a CopyRecord after each copy, on the link's thread. What it raises is
         logged.
     now_ns, lock, arrived: see `Residency`.
@@ -61,6 +62,7 @@ class Memory:
         host_bytes: int | None,
         cache_dir: Path,
         link_bytes_per_s: float | None,
+        tenants: Mapping[str, Tenant],
         observer: Callable[[CopyRecord], None] | None,
         now_ns: Callable[[], int],
         lock: Any,
@@ -82,12 +84,18 @@ class Memory:
         self._bytes_per_s = link_bytes_per_s or best_copy(cache_dir).bytes_per_s
         self._observer = observer
         self.store = Store(GROUP_BYTES, _ALIGNMENT, host_bytes)
+        self._tenants = dict(tenants)
+        quotas = {
+            name: tenant.quota_bytes
+            for name, tenant in tenants.items()
+            if tenant.quota_bytes is not None
+        }
         self.residency = Residency(
-            self.arena, self._fetch, array_maker(device), now_ns, lock, arrived
+            self.arena, self._fetch, array_maker(device), now_ns, lock, arrived, quotas
         )
         self._flows: dict[tuple[str, bool], Flow] = {}
 
-    def place(self, program: Program, *, pinned: bool, weight: float) -> Residence:
+    def place(self, program: Program, *, pinned: bool) -> Residence:
         """Takes a loaded model over: its parameters lie on the host until they are wanted.
 
         Raises HostMemoryError, DeviceMemoryError.
@@ -98,7 +106,6 @@ class Memory:
         latency = info.priority is Priority.LATENCY
         heavy = self._is_heavy(host.size_bytes, plans[0])
         with self._lock:
-            self._flow(info.tenant, latency, weight)
             return self.residency.add(
                 info.name,
                 host,
@@ -114,9 +121,10 @@ class Memory:
         transfer_ns = size_bytes / self._bytes_per_s * 1e9
         return transfer_ns > plan.whole.duration_ns / 2
 
-    def _flow(self, tenant: str, latency: bool, weight: float = 1.0) -> Flow:
+    def _flow(self, tenant: str, latency: bool) -> Flow:
         flow = self._flows.get((tenant, latency))
         if flow is None:
+            weight = self._tenants.get(tenant, Tenant()).link_weight
             name = f"{tenant}/{'latency' if latency else 'best_effort'}"
             flow = self.link.flow(name, weight=weight, latency=latency)
             self._flows[tenant, latency] = flow

@@ -3,13 +3,14 @@
 Rules, after Torpor (arXiv:2306.03622). Parameters come in group by group in order of use, and go
 from the last group on, so that what is left of a model is always its beginning. Eviction copies
 nothing: the host has it all. Models that are quick to bring back (light) leave first, others
-(heavy) by least recent use. A model that has been let in stays until it has run.
+(heavy) by least recent use. A model that has been let in stays until it has run. A tenant over its
+quota makes room among its own models, and waits alone.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,8 @@ class Residence:
     """One model's parameters under a `Residency`.
 
     blocks: of its first groups; those behind are not on the device. held_bytes: what they take.
-    here: groups whose bytes have arrived, counted from the first.
+    here: groups whose bytes have arrived, counted from the first. early: those that have arrived
+        before an earlier one, since a link with several threads may end copies out of order.
     first_needs: groups before any plan's first segment can run. steps: counts of groups with which
         one more segment of some plan can run.
     admitted: let in, and not to be evicted until it has run.
@@ -65,6 +67,7 @@ class Residence:
     blocks: list[Block] = field(default_factory=list)
     held_bytes: int = 0
     here: int = 0
+    early: set[int] = field(default_factory=set)
     admitted: bool = False
     ran: bool = False
     waiting: bool = False
@@ -84,6 +87,11 @@ class Residence:
     def __post_init__(self) -> None:
         self.arrays = [self.host.kept.get(i) for i in range(len(self.host.group_of))]
         self._made = [False] * len(self.host.groups)
+
+    @property
+    def missing(self) -> Sequence[Group]:
+        """The groups that have no place on the device."""
+        return self.host.groups[len(self.blocks) :]
 
     # What the engine asks; see `Parameters`.
 
@@ -173,6 +181,15 @@ class Residence:
                 self.counters.arrays_created += len(made)
             self.counters.array_creation_ns += self.owner.now_ns() - start_ns
 
+    def came(self, group: int) -> bool:
+        """A group's bytes have arrived. Returns whether one more segment can run."""
+        self.early.add(group)
+        before = self.here
+        while self.here in self.early:
+            self.early.remove(self.here)
+            self.here += 1
+        return any(k in self.steps for k in range(before + 1, self.here + 1))
+
     def drop_arrays(self, group: int) -> None:
         """Forgets the views of a group."""
         for i in self.host.members[group]:
@@ -186,6 +203,7 @@ class Residency:
     fetch: starts a copy from the host. make_array: see above. now_ns: the engine's clock.
     arrived: called, without the lock, after a copy has changed what can run.
     lock: the engine's.
+    quotas: bytes of the arena that a tenant may hold; no limit for those that are not in it.
     """
 
     def __init__(
@@ -196,6 +214,7 @@ class Residency:
         now_ns: Callable[[], int],
         lock: Any,
         arrived: Callable[[], None],
+        quotas: Mapping[str, int] | None = None,
     ) -> None:
         self.make_array = make_array
         self.now_ns = now_ns
@@ -203,6 +222,7 @@ class Residency:
         self._fetch = fetch
         self._lock = lock
         self._arrived = arrived
+        self._quotas = dict(quotas or {})
         self._changed = threading.Condition(lock)
         self._models: dict[int, Residence] = {}
         self._asking: dict[int, Residence] = {}
@@ -221,13 +241,18 @@ class Residency:
     ) -> Residence:
         """Takes a model, with nothing of it on the device yet.
 
-        Raises DeviceMemoryError for one that does not fit even into an empty arena.
+        Raises DeviceMemoryError for one that does not fit even into an empty arena, or a quota.
         """
-        size = sum(self._arena.rounded(group.size_bytes) for group in host.groups)
+        size = self._size(host.groups)
         if size > self._arena.size_bytes:
             raise DeviceMemoryError(
                 f"model {name!r}: its parameters take {size} bytes on the device, "
                 f"the arena has {self._arena.size_bytes}"
+            )
+        if size > self._quotas.get(tenant, size):
+            raise DeviceMemoryError(
+                f"model {name!r}: its parameters take {size} bytes on the device, "
+                f"the quota of tenant {tenant!r} is {self._quotas[tenant]}"
             )
         residence = Residence(self, name, host, latency, pinned, tenant, heavy, 0, frozenset())
         firsts = [residence.needs(plan.segments[0]) for plan in plans]
@@ -298,17 +323,23 @@ class Residency:
         """Whether `array` lies in the arena. Needs no lock."""
         return self._arena.contains(array.unsafe_buffer_pointer())
 
-    # Letting in, in order: nobody overtakes who has to wait for room.
+    # Letting in, in order: nobody overtakes who has to wait for room. Who waits for room in his
+    # tenant's quota holds up that tenant only.
 
     def _let_in_all(self) -> None:
-        while self._asking:
-            first = min(self._asking.values(), key=_order)
-            if not self._let_in(first):
+        full: set[str] = set()
+        for model in sorted(self._asking.values(), key=_order):
+            if model.tenant in full:
+                continue
+            if not self._room_in_quota(model):
+                full.add(model.tenant)
+            elif self._let_in(model):
+                del self._asking[id(model)]
+            else:
                 return
-            del self._asking[id(first)]
 
     def _let_in(self, model: Residence) -> bool:
-        missing = model.host.groups[len(model.blocks) :]
+        missing = model.missing
         if missing:
             if not self._room_for(missing, model):
                 return False
@@ -322,16 +353,33 @@ class Residency:
         return True
 
     def _room_for(self, groups: Sequence[Group], model: Residence) -> bool:
-        need = sum(self._arena.rounded(group.size_bytes) for group in groups)
+        need = self._size(groups)
         free = self._arena.free_bytes
         if need <= free:
             return True
-        evictable = sum(
-            other.held_bytes
-            for other in self._models.values()
-            if other is not model and self._may_evict(other)
-        )
+        evictable = sum(other.held_bytes for other in self._evictable(model))
         return need <= free + evictable
+
+    def _room_in_quota(self, model: Residence) -> bool:
+        """Makes it among the tenant's own models, if that suffices."""
+        quota = self._quotas.get(model.tenant)
+        if quota is None:
+            return True
+        own = [other for other in self._models.values() if other.tenant == model.tenant]
+        excess = self._size(model.missing) + sum(other.held_bytes for other in own) - quota
+        victims = [other for other in self._evictable(model) if other.tenant == model.tenant]
+        if excess > sum(other.held_bytes for other in victims):
+            return False
+        for victim in sorted(victims, key=_leaves_first):
+            while excess > 0 and victim.blocks:
+                before = victim.held_bytes
+                self._evict_to(victim, len(victim.blocks) - 1)
+                excess -= before - victim.held_bytes
+        return True
+
+    def _size(self, groups: Iterable[Group]) -> int:
+        """What they take in the arena."""
+        return sum(self._arena.rounded(group.size_bytes) for group in groups)
 
     def _bring(self, model: Residence, group: Group) -> bool:
         block = self._allocate(group.size_bytes, model)
@@ -350,15 +398,15 @@ class Residency:
         with self._lock:
             self._coming -= 1
             block.unpin()
+            runnable = error is not None
             if k < len(model.blocks) and model.blocks[k] is block:
                 if error is not None:
                     model.error = error
                 elif not model.error:
-                    # Copies of one flow end in order.
-                    model.here = max(model.here, k + 1)
+                    runnable = model.came(k)
             self._let_in_all()
             self._changed.notify_all()
-        if error is not None or k + 1 in model.steps:
+        if runnable:
             self._arrived()
 
     # Making room.
@@ -378,15 +426,14 @@ class Residency:
         return block
 
     def _victim(self, model: Residence) -> Residence | None:
-        others = (
-            other
-            for other in self._models.values()
-            if other is not model and other.blocks and self._may_evict(other)
-        )
-        return min(others, key=_leaves_first, default=None)
+        return min(self._evictable(model), key=_leaves_first, default=None)
 
-    def _may_evict(self, model: Residence) -> bool:
-        return not (model.admitted or model.running or model.pinned)
+    def _evictable(self, model: Residence) -> Iterator[Residence]:
+        """Who could make room for `model`."""
+        for other in self._models.values():
+            in_use = other.admitted or other.running or other.pinned
+            if other is not model and other.blocks and not in_use:
+                yield other
 
     def _evict_to(self, model: Residence, groups: int) -> None:
         """Leaves the first `groups` groups of a model on the device."""
@@ -398,6 +445,7 @@ class Residency:
             model.counters.evicted_bytes += block.size_bytes
             block.release()
         model.here = min(model.here, groups)
+        model.early = {k for k in model.early if k < groups}
 
     def _drop_idle_views(self) -> None:
         for model in self._models.values():

@@ -37,7 +37,7 @@ def plan(num_leaves):
 class Bench:
     """A residency whose copies the test ends, one by one in order."""
 
-    def __init__(self, groups_of_room):
+    def __init__(self, groups_of_room, **quotas):
         self.lock = threading.RLock()
         self.arena = Arena(groups_of_room * LEAF, alignment=64)
         self.store = Store(LEAF, 64)
@@ -51,20 +51,27 @@ class Bench:
             self.tick,
             self.lock,
             lambda: None,
+            {tenant: groups * LEAF for tenant, groups in quotas.items()},
         )
 
     def tick(self):
         self.now_ns += 1
         return self.now_ns
 
-    def add(self, name, num_leaves, *, heavy=False, latency=False, pinned=False):
+    def add(self, name, num_leaves, *, heavy=False, latency=False, pinned=False, tenant="t"):
         rng = np.random.default_rng(list(name.encode()))
         leaves = [
             jnp.asarray(rng.standard_normal(LEAF // 4), jnp.float32) for _ in range(num_leaves)
         ]
         host = self.store.put(name, leaves, range(num_leaves))
         model = self.residency.add(
-            name, host, [plan(num_leaves)], latency=latency, tenant="t", heavy=heavy, pinned=pinned
+            name,
+            host,
+            [plan(num_leaves)],
+            latency=latency,
+            tenant=tenant,
+            heavy=heavy,
+            pinned=pinned,
         )
         self.values[name] = [np.asarray(x) for x in leaves]
         return model
@@ -75,6 +82,11 @@ class Bench:
             if error is None and block.state == "live":
                 block.array(0, group.data.shape, np.dtype(np.uint8))[:] = group.data
             done(error)
+
+    def copy_last(self):
+        """Ends the last copy first, as a link with several threads may."""
+        self.copies.rotate(1)
+        self.copy(1)
 
     def check(self, model, one):
         with model.use(one) as arrays:
@@ -250,6 +262,51 @@ def test_arrays_are_made_once_for_a_stay():
     assert model.counters.arrays_created == 2
 
 
+def test_copies_may_end_out_of_order():
+    bench = Bench(8)
+    model = bench.add("a", 3)
+    first, second, third = (segment(i) for i in range(3))
+    model.update(True, False, 0)
+    bench.copy_last()
+    assert not any(map(model.ready, (first, second, third)))
+    bench.copy(1)
+    assert list(map(model.ready, (first, second, third))) == [True, False, False]
+    bench.copy()
+    assert model.complete
+    bench.check(model, segment(0, 1, 2))
+
+
+def test_a_tenant_over_its_quota_makes_room_among_its_own_models():
+    bench = Bench(6, t=4)
+    other = bench.add("other", 2, tenant="u")
+    first, second = bench.add("a", 3), bench.add("b", 2)
+    for model in (other, first, second):
+        bench.run(model)
+    assert (other.held_bytes, first.held_bytes, second.held_bytes) == (2 * LEAF, 2 * LEAF, 2 * LEAF)
+    bench.run(first)
+    assert (other.held_bytes, first.held_bytes, second.held_bytes) == (2 * LEAF, 3 * LEAF, LEAF)
+
+
+def test_who_waits_for_his_quota_holds_up_nobody_elses_models():
+    bench = Bench(6, t=3)
+    first, second = bench.add("a", 3, latency=True), bench.add("b", 2, latency=True)
+    other = bench.add("other", 2, tenant="u")
+    first.update(True, False, 0)
+    second.update(True, False, 0)
+    assert not second.admitted
+    bench.run(other)
+    bench.copy()
+    first.update(False, True, 0)
+    first.update(False, False, 0)
+    assert second.admitted
+    assert first.held_bytes == LEAF
+
+
+def test_a_model_above_its_quota_is_refused():
+    with pytest.raises(DeviceMemoryError, match=f"the quota of tenant 't' is {LEAF}"):
+        Bench(4, t=1).add("a", 2)
+
+
 class Machine(RuleBasedStateMachine):
     """Requests come and end at random for more models than fit; every array shows its own bytes."""
 
@@ -279,6 +336,11 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def copies_end(self, count):
         self.bench.copy(count)
+
+    @precondition(lambda self: self.bench.copies)
+    @rule()
+    def the_last_copy_ends_first(self):
+        self.bench.copy_last()
 
     @rule(k=st.integers(0, 4))
     def begin(self, k):
