@@ -16,11 +16,12 @@ import numpy as np
 import missile_jax.models as zoo
 from benchmarks.report import Report
 from missile_jax._native import Arena, Block
-from missile_jax.memory.memory import GROUP_BYTES
 from missile_jax.memory.store import grouped
 
 ARENA_BYTES = 1 << 30
 ALIGNMENT = 64
+# About the elbow of a machine's transfer curve.
+GROUP_BYTES = 2 << 20
 # A model has to fit where this many times its size is free.
 ROOM = 1.1
 

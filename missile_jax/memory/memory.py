@@ -21,8 +21,6 @@ from missile_jax.spec import JaxDevice, Priority, Tenant
 
 # Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
 ARENA_SHARE = 0.75
-# From this size on a copy is no faster: the elbow of the transfer curve.
-GROUP_BYTES = 2 << 20
 _ALIGNMENT = 64
 
 _log = logging.getLogger(__name__)
@@ -81,9 +79,10 @@ class Memory:
             raise ConfigError(f"device_memory={device_bytes}: {error}") from None
         self._lock = lock
         self.link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
-        self._bytes_per_s = link_bytes_per_s or best_copy(cache_dir).bytes_per_s
+        copy = best_copy(cache_dir)
+        self._bytes_per_s = link_bytes_per_s or copy.bytes_per_s
         self._observer = observer
-        self.store = Store(GROUP_BYTES, _ALIGNMENT, host_bytes)
+        self.store = Store(copy.elbow_bytes, _ALIGNMENT, host_bytes)
         self._tenants = dict(tenants)
         quotas = {
             name: tenant.quota_bytes

@@ -21,9 +21,12 @@ def test_the_best_copy_is_measured_once(tmp_path: Path, monkeypatch):
         return rates
 
     monkeypatch.setattr(_native, "measure_copies", measure)
+    monkeypatch.setattr(memory_link, "_transfer_curve", lambda *_: {1: 4.0, 2: 8.0, 4: 9.0})
     first = memory_link.best_copy(tmp_path / "new")
     # Two threads are a little faster, which is not worth a core.
-    assert first == memory_link.BestCopy(threads=1, non_temporal=True, bytes_per_s=9e9)
+    assert first == memory_link.BestCopy(
+        threads=1, non_temporal=True, bytes_per_s=9e9, elbow_bytes=2
+    )
     assert memory_link.best_copy(tmp_path / "new") == first
     assert len(asked) == 1
     (path,) = (tmp_path / "new").iterdir()
@@ -38,9 +41,19 @@ def test_the_best_copy_is_measured_once(tmp_path: Path, monkeypatch):
 
 def test_a_best_copy_that_can_not_be_written_is_a_warning(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(_native, "measure_copies", lambda *_: {(1, False): 1.0})
+    monkeypatch.setattr(memory_link, "_transfer_curve", lambda *_: {1: 1.0})
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="not remembered"):
         memory_link.best_copy(tmp_path / "file")
+
+
+def test_the_elbow_is_measured_on_the_link(tmp_path: Path):
+    best = memory_link.best_copy(tmp_path)
+    assert best.elbow_bytes in memory_link._GROUP_SIZES
+    rates = memory_link._transfer_curve(best.threads, best.non_temporal)
+    assert list(rates) == list(memory_link._GROUP_SIZES)
+    # Slower than the bare copy, by what each copy costs.
+    assert 0 < rates[min(rates)] < best.bytes_per_s
 
 
 def test_copies_are_measured_in_every_way():
