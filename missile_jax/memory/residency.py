@@ -413,17 +413,21 @@ class Residency:
 
     def _allocate(self, size_bytes: int, model: Residence) -> Block | None:
         near = model.blocks[-1] if model.blocks else None
-        block = self._arena.allocate(size_bytes, near)
-        if block is not None:
-            return block
-        while block is None and (victim := self._victim(model)) is not None:
+        while (block := self._arena.allocate(size_bytes, near)) is None:
+            if self._arena.free_bytes >= size_bytes and self._make_room(size_bytes):
+                continue
+            victim = self._victim(model)
+            if victim is None:
+                return None
             self._evict_to(victim, len(victim.blocks) - 1)
-            block = self._arena.allocate(size_bytes, near)
-        if block is None and self._arena.free_bytes >= size_bytes:
-            self._drop_idle_views()
-            self._arena.compact()
-            block = self._arena.allocate(size_bytes, near)
         return block
+
+    def _make_room(self, size_bytes: int) -> bool:
+        """Moves blocks of idle models together, which is cheaper than to bring them anew."""
+        if self._arena.make_room(size_bytes):
+            return True
+        self._drop_idle_views()
+        return self._arena.make_room(size_bytes)
 
     def _victim(self, model: Residence) -> Residence | None:
         return min(self._evictable(model), key=_leaves_first, default=None)

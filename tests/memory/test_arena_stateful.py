@@ -184,6 +184,42 @@ class Arenas(RuleBasedStateMachine):
                 assert all(size < self.reserved(held) for size in below)
                 assert all(start == end for start, end in self.holes() if end == held.offset)
 
+    def cheapest_stretch(self, size: int) -> int | None:
+        """The least bytes of movable blocks between holes that together have `size`."""
+        taken = [(h.offset, self.reserved(h), h.movable) for h in self.held]
+        holes = [(start, end - start, None) for start, end in self.holes() if start < end]
+        row = sorted(taken + holes)
+        costs = []
+        for first in range(len(row)):
+            room = cost = 0
+            for _, length, movable in row[first:]:
+                if movable is None:
+                    room += length
+                    if room >= size:
+                        costs.append(cost)
+                        break
+                elif not movable:
+                    break
+                else:
+                    cost += length
+        return min(costs, default=None)
+
+    @rule(size=st.integers(1, 12_000))
+    def make_room(self, size):
+        reserved = -(-size // self.alignment) * self.alignment
+        cheapest = self.cheapest_stretch(reserved)
+        made = self.arena.make_room(size)
+        assert made == (cheapest is not None)
+        moved = 0
+        for held in self.held:
+            if held.block is not None and held.block.offset != held.offset:
+                assert held.movable
+                moved += self.reserved(held)
+                held.offset = held.block.offset
+        assert moved <= (cheapest or 0)
+        if made:
+            assert max(end - start for start, end in self.holes()) >= reserved
+
     @rule()
     def forget(self):
         """The objects of free blocks: nothing may depend on when they go."""

@@ -74,6 +74,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   bool Move(const Block& block);
   // Moves blocks down until none moves. Returns the bytes moved.
   std::uint64_t Compact();
+  // Moves the fewest bytes that make holes next to each other one of `size_bytes`. Returns whether
+  // there is one now.
+  bool MakeRoom(std::uint64_t size_bytes);
   ArenaStats Stats() const;
   // Throws std::runtime_error if what the arena knows contradicts itself.
   void Check() const;
@@ -94,6 +97,13 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
   void WaitForMove(Lock& lock, const BlockRecord* block);
   static bool Movable(const Span* span);
+  // A stretch from a hole to a hole with nothing but holes and movable blocks between.
+  struct Stretch {
+    Span* first = nullptr;  // Null if there is none.
+    std::uint64_t hole_bytes = 0;
+    std::uint64_t block_bytes = 0;
+  };
+  Stretch CheapestStretch(std::uint64_t hole_bytes) const;
   Span* ReserveBelow(const Span* span);
   // Gives up the lock for the copy. Returns the hole to go on from.
   Span* MoveInto(Lock& lock, Span* span, Span* target);

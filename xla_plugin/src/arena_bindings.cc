@@ -223,6 +223,10 @@ void BindArena(py::module_& m) {
           "A block, or None if no hole is large enough. The hole right behind `near` comes first.")
       .def("move", &Arena::Move, py::arg("block"), py::call_guard<py::gil_scoped_release>(),
            "Move a live block without pins and views to a lower hole. Returns whether it moved.")
+      .def("make_room", &Arena::MakeRoom, py::arg("size_bytes"),
+           py::call_guard<py::gil_scoped_release>(),
+           "Make a hole of `size_bytes` by moving the fewest bytes of live blocks without pins and "
+           "views. Return whether there is one.")
       .def("compact", &Arena::Compact, py::call_guard<py::gil_scoped_release>(),
            "Move such blocks down until nothing moves. Returns the bytes moved.")
       .def("stats", &StatsDict,

@@ -1,4 +1,5 @@
 // How blocks move down.
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -82,6 +83,50 @@ std::uint64_t Arena::Compact() {
     }
   } while (moved_bytes != moved_before);
   return moved_bytes;
+}
+
+Arena::Stretch Arena::CheapestStretch(std::uint64_t hole_bytes) const {
+  Stretch best;
+  Stretch now;
+  for (Span* span = first_; span != nullptr; span = span->behind) {
+    if (span->hole) {
+      if (now.first == nullptr) now.first = span;
+      now.hole_bytes += span->size_bytes;
+    } else if (!Movable(span)) {
+      now = Stretch{};
+    } else if (now.first != nullptr) {
+      now.block_bytes += span->size_bytes;
+    }
+    // Without its first hole, and the blocks up to the next, as long as the others suffice.
+    while (now.hole_bytes >= hole_bytes) {
+      if (best.first == nullptr || now.block_bytes < best.block_bytes) best = now;
+      now.hole_bytes -= now.first->size_bytes;
+      Span* next = now.first->behind;
+      for (; next != nullptr && !next->hole && next != span->behind; next = next->behind) {
+        now.block_bytes -= next->size_bytes;
+      }
+      now.first = next == span->behind ? nullptr : next;
+    }
+  }
+  return best;
+}
+
+bool Arena::MakeRoom(std::uint64_t size_bytes) {
+  std::uint64_t reserved_bytes = RoundUp(size_bytes);
+  Lock lock(mutex_);
+  if (holes_.Find(reserved_bytes) != nullptr) return true;
+  Stretch stretch = CheapestStretch(reserved_bytes);
+  // Blocks slide down, so that the first hole moves up and takes in the others. Others may take
+  // from those meanwhile; then what was planned is all that is moved.
+  Span* hole = stretch.first;
+  while (hole != nullptr && hole->size_bytes < reserved_bytes) {
+    Span* span = hole->behind;
+    if (span == nullptr || span->hole || !Movable(span)) break;
+    if (span->size_bytes > stretch.block_bytes) break;
+    stretch.block_bytes -= span->size_bytes;
+    hole = MoveInto(lock, span, Cut(hole, std::min(hole->size_bytes, span->size_bytes)));
+  }
+  return holes_.Find(reserved_bytes) != nullptr;
 }
 
 }  // namespace missile
