@@ -53,6 +53,14 @@ def test_a_latency_copy_waits_for_no_more_than_is_in_flight(make_link: MakeLink,
         assert copy.cancel()
 
 
+def test_the_end_of_a_copy_is_shared_out_among_threads(make_link: MakeLink):
+    link = make_link(chunk_bytes=1024 * KIB, threads=2, history=100)
+    size = 3072 * KIB
+    finish(link.flow("a").copy(bytearray(size), 0, bytes(size), 0, size))
+    pieces = sorted(link.history(100)[:, 1] // KIB)
+    assert pieces == [256, 256, 512, 1024, 1024]
+
+
 def test_best_effort_keeps_its_share_beside_latency_copies(make_link: MakeLink):
     chunk = 16 * KIB
     link = make_link(chunk_bytes=chunk, best_effort_share=0.1, history=1 << 20)

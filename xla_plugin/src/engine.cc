@@ -8,6 +8,12 @@
 #include "clock.h"
 
 namespace missile {
+namespace {
+
+// At its end a copy is shared out among the threads, down to pieces of this size.
+constexpr std::size_t kLeastShareBytes = std::size_t{256} << 10;
+
+}  // namespace
 
 Engine::Engine(const LinkOptions& options)
     : options_(options),
@@ -52,7 +58,10 @@ void Engine::Work() {
 
 Engine::Chunk Engine::Take(Copy& copy) {
   Flow& flow = *copy.flow_;
-  Chunk chunk{copy.piece_, copy.offset_, std::min(options_.chunk_bytes, copy.left_bytes_), 0};
+  const auto threads = static_cast<std::size_t>(options_.threads);
+  const std::size_t share = std::max((copy.left_bytes_ + threads - 1) / threads, kLeastShareBytes);
+  const std::size_t size_bytes = std::min({options_.chunk_bytes, copy.left_bytes_, share});
+  Chunk chunk{copy.piece_, copy.offset_, size_bytes, 0};
   if (copy.times_.started_ns == 0) {
     copy.times_.started_ns = NowNs();
     copy.times_.waited_chunks = chunks_ - flow.chunks_ - copy.others_at_submit_;
