@@ -123,6 +123,24 @@ def soak(
 
 
 @app.command()
+def swap_soak(
+    operations: Annotated[int, typer.Option(min=10, help="Requests and evictions.")] = 100_000,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Evictions that race launches; fails if an answer is wrong or an operation fails."""
+    from benchmarks import swap_soak as bench
+
+    report = bench.run(operations, seed)
+    report.print("swap-soak", ["what", "n"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if report.summary["wrong"] or report.summary["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
     seed: Seed = 0,

@@ -117,4 +117,5 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "link": _figures,
     "alloc": _figures,
     "soak": _figures,
+    "swap_soak": _figures,
 }
