@@ -50,6 +50,7 @@ def serve(
         policy=config.build_policy(),
         device_memory=config.device_memory,
         host_memory=config.host_memory,
+        disk=config.disk,
         max_body_bytes=http.max_body_bytes,
         max_header_bytes=http.max_header_bytes,
         drain_s=http.drain_s,

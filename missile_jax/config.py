@@ -141,12 +141,14 @@ class Config(_Section):
     be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
         ones ask for all of it.
     device_memory, host_memory: bytes, or a text such as ``"2GiB"``; see `missile_jax.Runtime`.
+    disk: a folder; see there too.
     """
 
     policy: Annotated[str, AfterValidator(_known_policy)] = "missile"
     be_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     device_memory: Size | None = None
     host_memory: Size | None = None
+    disk: Annotated[str, Field(min_length=1)] | None = None
     http: HttpConfig = HttpConfig()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
@@ -160,6 +162,15 @@ class Config(_Section):
         if host is not None and info.data.get("device_memory") is None:
             raise ValueError("needs device_memory, else nothing is kept on the host")
         return host
+
+    @field_validator("disk")
+    @classmethod
+    def _disk_holds_what_the_host_does_not(
+        cls, disk: str | None, info: ValidationInfo
+    ) -> str | None:
+        if disk is not None and info.data.get("host_memory") is None:
+            raise ValueError("needs host_memory, else nothing goes to disk")
+        return disk
 
     @field_validator("be_floor")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -51,6 +52,7 @@ def serve(
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
+    disk: str | os.PathLike[str] | None = None,
     block: bool = True,
     max_body_bytes: int = MAX_BODY_BYTES,
     max_header_bytes: int = MAX_HEADER_BYTES,
@@ -61,7 +63,7 @@ def serve(
 
     http_port, host: where to listen. Port 0 takes a free one. Only this machine reaches the default
         host; there is no access control, so think before you change it.
-    policy, device_memory, host_memory: see `Runtime`.
+    policy, device_memory, host_memory, disk: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
     max_body_bytes, max_header_bytes, drain_s: see `HttpServer`.
@@ -77,7 +79,7 @@ def serve(
         raise ConfigError("block=True waits for signals, so it needs the main thread")
     with contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
-            Runtime(policy=policy, device_memory=device_memory, host_memory=host_memory)
+            Runtime(policy=policy, device_memory=device_memory, host_memory=host_memory, disk=disk)
         )
         server = HttpServer(
             runtime,
