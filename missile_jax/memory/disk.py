@@ -25,6 +25,8 @@ class Disk:
     A model is written once: its parameters never change. What killed processes have left below
     `path` is removed. All methods but `run` and `close` are called on the thread.
 
+    folder: where this process writes.
+
     Raises ConfigError where `path` cannot be written.
     """
 
@@ -37,6 +39,7 @@ class Disk:
                 self._claim = claims.new("runtime")
         except OSError as error:
             raise ConfigError(f"disk={str(path)!r} cannot be used: {error}") from None
+        self.folder = self._claim.path
         self._saved: dict[HostModel, tuple[Path, Manifest]] = {}
         self._numbers = itertools.count()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="missile-disk")
@@ -52,17 +55,17 @@ class Disk:
         """
         if model in self._saved or model.data is None:
             return
-        folder = self._claim.path / f"{model.name}.{next(self._numbers)}"
+        folder = self.folder / f"{model.name}.{next(self._numbers)}"
         try:
             manifest = entry.write(folder, model.name, dict(_named(model.data)))
         except Exception as error:
             # Orbax's unfinished folder beside it goes as well.
-            for left in self._claim.path.glob(f"{folder.name}*"):
+            for left in self.folder.glob(f"{folder.name}*"):
                 shutil.rmtree(left, ignore_errors=True)
             first = str(error).strip().partition("\n")[0]
             raise HostMemoryError(
                 f"host memory is full, and model {model.name!r} cannot be written to "
-                f"{self._claim.path}: {type(error).__name__}: {first:.300}"
+                f"{self.folder}: {type(error).__name__}: {first:.300}"
             ) from error
         self._saved[model] = folder, manifest
         self.stats["writes"] += 1
@@ -96,7 +99,7 @@ class Disk:
         """Ends the thread after what it has begun, and removes the folder. May be called twice."""
         self._thread.shutdown(cancel_futures=True)
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._claim.path)
+            shutil.rmtree(self.folder)
         self._claim.release()
 
 
