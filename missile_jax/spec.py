@@ -79,8 +79,8 @@ class Model:
     tenant: who is charged.
     weight: share of device time among best-effort models.
     pinned: stay on the device once there; only where the runtime manages device memory.
-    checkpoint: an Orbax checkpoint or a ``.safetensors`` file that holds `params`, or an nnx
-        module's state; instead of params.
+    checkpoint: an Orbax checkpoint, a store's entry or a ``.safetensors`` file that holds `params`,
+        or an nnx module's state; instead of params.
     queue_limit: requests that may wait; one more raises QueueFullError.
     """
 
