@@ -141,6 +141,25 @@ def swap_soak(
 
 
 @app.command()
+def store_soak(
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of it.")] = False,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Writers killed at random moments and bits flipped; fails if a store is torn or misses one."""
+    from benchmarks import store_soak as bench
+
+    times = 20 if quick else 200
+    report = bench.run(times, times, seed, console)
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    summary = report.summary
+    if summary["torn"] or summary["leftovers_not_removed"] or summary["flips_found"] < times:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
     seed: Seed = 0,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from missile_jax._native import __version__
 from missile_jax.engine.multiplexer import LaunchRecord
 from missile_jax.errors import (
+    CheckpointError,
     ConfigError,
     DeadlineExceededError,
     DeviceMemoryError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SLO",
+    "CheckpointError",
     "Concurrent",
     "ConfigError",
     "CopyRecord",

@@ -148,6 +148,7 @@ class Config(_Section):
     be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
         ones ask for all of it.
     device_memory, host_memory: bytes, or a text such as ``"2GiB"``; see `missile_jax.Runtime`.
+    disk: a folder; see there too.
     tenants: what they get of the link and of device memory, by name.
     """
 
@@ -155,6 +156,7 @@ class Config(_Section):
     be_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     device_memory: Size | None = None
     host_memory: Size | None = None
+    disk: Annotated[str, Field(min_length=1)] | None = None
     tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
     http: HttpConfig = HttpConfig()
     models: Annotated[
@@ -167,6 +169,15 @@ class Config(_Section):
         if value is not None and info.data.get("device_memory") is None:
             raise ValueError("needs device_memory, else parameters stay on the device")
         return value
+
+    @field_validator("disk")
+    @classmethod
+    def _disk_holds_what_the_host_does_not(
+        cls, disk: str | None, info: ValidationInfo
+    ) -> str | None:
+        if disk is not None and info.data.get("host_memory") is None:
+            raise ValueError("needs host_memory, else nothing goes to disk")
+        return disk
 
     @field_validator("be_floor")
     @classmethod

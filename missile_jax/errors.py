@@ -6,6 +6,7 @@
     │   ├── ModelNotFoundError
     │   ├── ModelExistsError
     │   ├── ModelLoadError       tracing, compiling or profiling failed
+    │   │   └── CheckpointError  its parameters cannot be read from disk
     │   └── ModelRaisedError     the model failed while it ran
     ├── RequestError             one request is at fault
     │   ├── InvalidInputError    wrong tree, shape or dtype
@@ -44,6 +45,10 @@ class ModelExistsError(ModelError, ValueError):
 
 class ModelLoadError(ModelError):
     """A model could not be traced, compiled or profiled."""
+
+
+class CheckpointError(ModelLoadError):
+    """A model's checkpoint is missing, or is damaged: truncated, or not what was written."""
 
 
 class ModelRaisedError(ModelError):

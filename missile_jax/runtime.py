@@ -57,7 +57,11 @@ class Runtime:
     device_memory: how much of the device the runtime may take, in bytes or as ``"2GiB"``. Models'
         parameters then lie in host memory and come to the device when they are used, so that more
         models are served than fit (docs/swapping.md). None: all parameters stay on the device.
-    host_memory: how much of host memory parameters may take, likewise; None for no limit.
+    host_memory: how much of host memory parameters may take, likewise; None for no limit. A model
+        that is being loaded comes on top.
+    disk: a folder for models that host_memory has no room for. The least recently used go there, as
+        Orbax checkpoints, and come back when they are used. What a runtime writes there goes when
+        it is closed. None: a model that host memory has no room for is refused.
     tenants: by name, what a tenant gets of the link and of device memory; see `Tenant`.
     link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
         served over a slower bus; None for as fast as the machine copies.
@@ -82,6 +86,7 @@ class Runtime:
         quantum_ms: float | None = None,
         device_memory: int | str | None = None,
         host_memory: int | str | None = None,
+        disk: str | os.PathLike[str] | None = None,
         tenants: Mapping[str, Tenant] | None = None,
         link_bytes_per_s: float | None = None,
         copy_observer: Callable[[CopyRecord], None] | None = None,
@@ -102,11 +107,14 @@ class Runtime:
         self._builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
         self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
         self._memory = None
+        if disk is not None and host_memory is None:
+            raise ConfigError("disk= needs host_memory=, else nothing goes to disk")
         if device_memory is not None:
             self._memory = Memory(
                 self._device,
                 size_bytes("device_memory", device_memory),
                 None if host_memory is None else size_bytes("host_memory", host_memory),
+                None if disk is None else Path(disk),
                 directory,
                 link_bytes_per_s,
                 tenants or {},
@@ -140,7 +148,10 @@ class Runtime:
         Raises:
             ConfigError: a field has an impossible value.
             ModelExistsError: a model of this name is loaded.
-            ModelLoadError: it could not be traced, compiled or run on its example.
+            ModelLoadError: it could not be traced, compiled or run on its example; CheckpointError
+                if its parameters could not be read.
+            DeviceMemoryError: its parameters are larger than the device memory for them.
+            HostMemoryError: there is no room for its parameters in host memory.
         """
         if isinstance(model, Model):
             if fields:
@@ -216,7 +227,8 @@ class Runtime:
         Raises:
             ModelNotFoundError, InvalidInputError, UnsupportedShapeError, QueueFullError,
             RuntimeClosedError: at once. Later the future may raise DeadlineExceededError,
-            ModelRaisedError, DeviceMemoryError, RuntimeClosedError or CancelledError.
+            ModelRaisedError, DeviceMemoryError, RuntimeClosedError or CancelledError; with a disk,
+            also CheckpointError and HostMemoryError.
         """
         program = self._program(name)
         return self._send(program, self._request(program, program.accept(inputs), deadline_ms))

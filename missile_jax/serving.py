@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -51,6 +52,7 @@ def serve(
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
+    disk: str | os.PathLike[str] | None = None,
     tenants: Mapping[str, Tenant] | None = None,
     block: bool = True,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -62,7 +64,7 @@ def serve(
 
     http_port, host: where to listen. Port 0 takes a free one. Only this machine reaches the default
         host; there is no access control, so think before you change it.
-    policy, device_memory, host_memory, tenants: see `Runtime`.
+    policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
     max_body_bytes, max_header_bytes, drain_s: see `HttpServer`.
@@ -82,6 +84,7 @@ def serve(
                 policy=policy,
                 device_memory=device_memory,
                 host_memory=host_memory,
+                disk=disk,
                 tenants=tenants,
             )
         )

@@ -103,8 +103,8 @@ class Model:
     tenant: who is charged.
     weight: share of device time among best-effort models.
     pinned: stay on the device once there; only where the runtime manages device memory.
-    checkpoint: an Orbax checkpoint or a ``.safetensors`` file that holds `params`, or an nnx
-        module's state; instead of params.
+    checkpoint: an Orbax checkpoint, a store's entry or a ``.safetensors`` file that holds `params`,
+        or an nnx module's state; instead of params.
     queue_limit: requests that may wait; one more raises QueueFullError.
     """
 
@@ -123,11 +123,7 @@ class Model:
     checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"model name {self.name!r} is not allowed; use 1 to 128 letters, digits, "
-                "'.', '_' or '-', the first a letter or digit"
-            )
+        check_name(self.name)
         where = f"model {self.name!r}: "
         object.__setattr__(self, "priority", Priority.of(self.priority))
         object.__setattr__(self, "buckets", _sizes(where + "buckets", self.buckets))
@@ -143,6 +139,16 @@ class Model:
             raise ConfigError(where + f"weight={self.weight!r} must be a positive number")
         if not isinstance(self.queue_limit, int) or self.queue_limit < 1:
             raise ConfigError(where + f"queue_limit={self.queue_limit!r} must be 1 or more")
+
+
+def check_name(name: str) -> str:
+    """`name`, if a model may have it. Raises ConfigError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"model name {name!r} is not allowed; use 1 to 128 letters, digits, "
+            "'.', '_' or '-', the first a letter or digit"
+        )
+    return name
 
 
 _UNITS = {"": 1, "b": 1} | {

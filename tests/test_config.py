@@ -136,7 +136,7 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     assert sorted(lines) == sorted(
         [
             "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
-            "host_memory, tenants, http, models",
+            "host_memory, disk, tenants, http, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
             "max_header_bytes, drain_s",
@@ -144,7 +144,7 @@ def test_all_that_is_wrong_is_said_at_once(problems):
             "MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
             "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_DEVICE_MEMORY, MISSILE_HOST_MEMORY, "
-            "MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
+            "MISSILE_DISK, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
             "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S",
             "--host (http.host): got ''; String must have at least 1 character",
             f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
@@ -188,6 +188,10 @@ def test_all_that_is_wrong_is_said_at_once(problems):
         (
             {"models": {"m": MINE}, "device_memory": "lots"},
             "device_memory: got 'lots'; must be a positive number of bytes, or a text such as",
+        ),
+        (
+            {"models": {"m": MINE}, "disk": "/spill"},
+            "disk: got '/spill'; needs host_memory",
         ),
         (
             {"models": {"m": MINE}, "host_memory": "1GiB"},

@@ -396,6 +396,8 @@ def _late(request: Request) -> MissileError:
 
 
 def _model_error(name: str, error: BaseException) -> MissileError:
+    if isinstance(error, MissileError):
+        return error  # The memory's, which says all.
     first = str(error).strip().partition("\n")[0]
     # The CPU client raises a ValueError where others raise a JaxRuntimeError.
     exhausted = isinstance(error, JaxRuntimeError | ValueError) and "RESOURCE_EXHAUSTED" in first

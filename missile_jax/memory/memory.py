@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from missile_jax._native import Arena, Block, Copy, Flow
-from missile_jax.errors import ConfigError
+from missile_jax.errors import ConfigError, RuntimeClosedError
+from missile_jax.memory.disk import Disk
+from missile_jax.memory.host import Host
 from missile_jax.memory.link import best_copy, make_link
 from missile_jax.memory.residency import FetchDone, Residence, Residency
 from missile_jax.memory.store import Store
@@ -44,6 +47,7 @@ class Memory:
 
     device_bytes: for the arena, and for what XLA allocates by itself.
     host_bytes: of parameters in host memory; None for no limit.
+    disk: a folder for models that host memory has no room for; None for none.
     link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
     tenants: what each gets of the link and the arena; those not named get a `Tenant`'s defaults.
     observer: called with a CopyRecord after each copy, on the link's thread. What it raises is
@@ -58,6 +62,7 @@ class Memory:
         device: JaxDevice,
         device_bytes: int,
         host_bytes: int | None,
+        disk: Path | None,
         cache_dir: Path,
         link_bytes_per_s: float | None,
         tenants: Mapping[str, Tenant],
@@ -82,7 +87,8 @@ class Memory:
         copy = best_copy(cache_dir)
         self._bytes_per_s = link_bytes_per_s or copy.bytes_per_s
         self._observer = observer
-        self.store = Store(copy.elbow_bytes, _ALIGNMENT, host_bytes)
+        self.store = Store(copy.elbow_bytes, _ALIGNMENT)
+        self.host = Host(host_bytes, None if disk is None else Disk(disk), lock)
         self._tenants = dict(tenants)
         quotas = {
             name: tenant.quota_bytes
@@ -90,14 +96,22 @@ class Memory:
             if tenant.quota_bytes is not None
         }
         self.residency = Residency(
-            self.arena, self._fetch, array_maker(device), now_ns, lock, arrived, quotas
+            self.arena,
+            self._fetch,
+            self.host,
+            array_maker(device),
+            now_ns,
+            lock,
+            arrived,
+            quotas,
         )
         self._flows: dict[tuple[str, bool], Flow] = {}
 
     def place(self, program: Program, *, pinned: bool) -> Residence:
-        """Takes a loaded model over: its parameters lie on the host until they are wanted.
+        """Takes a loaded model over: its parameters lie on the host until they are wanted, or on
+        disk.
 
-        Raises HostMemoryError, DeviceMemoryError.
+        Raises HostMemoryError, DeviceMemoryError, RuntimeClosedError.
         """
         info = program.info
         plans = list(program.plans.values())
@@ -105,7 +119,7 @@ class Memory:
         latency = info.priority is Priority.LATENCY
         heavy = self._is_heavy(host.size_bytes, plans[0])
         with self._lock:
-            return self.residency.add(
+            residence = self.residency.add(
                 info.name,
                 host,
                 plans,
@@ -114,6 +128,16 @@ class Memory:
                 heavy=heavy,
                 pinned=pinned,
             )
+            room = self.host.keep(host, self.residency.spillable(residence))
+        try:
+            error = room.result()
+        except CancelledError:
+            error = RuntimeClosedError("the runtime was closed")
+        if error is not None:
+            with self._lock:
+                self.residency.remove(residence)
+            raise error
+        return residence
 
     def _is_heavy(self, size_bytes: int, plan: Plan) -> bool:
         """Whether bringing it takes over half of its compute time, so that it would be felt."""
@@ -130,7 +154,8 @@ class Memory:
         return flow
 
     def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> None:
-        group = model.host.groups[k]
+        assert model.host.data is not None
+        data = model.host.data[k]
 
         def copied(copy: Copy) -> None:
             if self._observer is not None:
@@ -138,7 +163,7 @@ class Memory:
             done(copy.error)
 
         flow = self._flow(model.tenant, model.latency)
-        flow.copy((block.address, block), 0, group.data, 0, group.size_bytes, copied)
+        flow.copy((block.address, block), 0, data, 0, data.nbytes, copied)
 
     def _observe(
         self, observer: Callable[[CopyRecord], None], model: str, k: int, copy: Copy
@@ -150,15 +175,13 @@ class Memory:
             _log.exception("the copy observer failed")
 
     def stats(self) -> dict[str, Any]:
-        """Of the arena, the link by tenant, and the host."""
-        return self.residency.stats() | {
-            "link": self.link.stats(),
-            "host_bytes": self.store.size_bytes,
-        }
+        """Of the arena, the link by tenant, the host, and the disk."""
+        return self.residency.stats() | {"link": self.link.stats()} | self.host.stats()
 
     def close(self) -> None:
-        """Takes all models off the device and ends the link. May be called twice."""
+        """Takes all models off the device and ends the disk and the link. May be called twice."""
         self.residency.close()
+        self.host.close()
         self.link.close()
 
 

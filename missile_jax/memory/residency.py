@@ -2,9 +2,9 @@
 
 Rules, after Torpor (arXiv:2306.03622). Parameters come in group by group in order of use, and go
 from the last group on, so that what is left of a model is always its beginning. Eviction copies
-nothing: the host has it all. Models that are quick to bring back (light) leave first, others
-(heavy) by least recent use. A model that has been let in stays until it has run. A tenant over its
-quota makes room among its own models, and waits alone.
+nothing: the host has it all, or the disk. Models that are quick to bring back (light) leave first,
+others (heavy) by least recent use. A model that has been let in stays until it has run. A tenant
+over its quota makes room among its own models, and waits alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from missile_jax._native import Arena, Block
-from missile_jax.errors import DeviceMemoryError
+from missile_jax.errors import DeviceMemoryError, MissileError
+from missile_jax.memory.host import Host, nothing
 from missile_jax.memory.store import Group, HostModel
 from missile_jax.program.plan import Plan, Segment
 
@@ -76,7 +77,7 @@ class Residence:
     since_ns: int = 0
     last_used_ns: int = 0
     gone: bool = False
-    error: str = ""
+    error: MissileError | None = None
     counters: Counters = field(default_factory=Counters)
     arrays: list[jax.Array | None] = field(default_factory=list)
     moves: bool = True
@@ -103,15 +104,15 @@ class Residence:
     def complete(self) -> bool:
         return self.admitted and self.here == len(self.host.groups)
 
-    # A copy that failed lets the launch go ahead, and fail with what happened.
+    # Parameters that failed to come let the launch go ahead, and fail with what happened.
 
     @property
     def can_start(self) -> bool:
-        return self.admitted and (self.here >= self.first_needs or bool(self.error))
+        return self.admitted and (self.here >= self.first_needs or self.error is not None)
 
     def ready(self, segment: Segment) -> bool:
         needs = self.needs(segment)
-        return self.admitted and (not needs or needs[-1] < self.here or bool(self.error))
+        return self.admitted and (not needs or needs[-1] < self.here or self.error is not None)
 
     def update(self, waiting: bool, running: bool, due_ns: int) -> None:
         self.owner.update(self, waiting, running, due_ns)
@@ -133,7 +134,7 @@ class Residence:
         counted = self.counters
         return {
             "resident_bytes": self.held_bytes,
-            "host_bytes": self.host.size_bytes,
+            "host_bytes": self.host.size_bytes if self.host.here else 0,
             "heavy": self.heavy,
             "hits": counted.hits,
             "swap_ins": counted.swap_ins,
@@ -143,6 +144,11 @@ class Residence:
             "array_creation_us": counted.array_creation_ns / 1e3,
             "arrays_created": counted.arrays_created,
         }
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether nothing of it has to come from disk."""
+        return self.host.here or len(self.blocks) == len(self.host.groups)
 
     # Arrays.
 
@@ -158,8 +164,8 @@ class Residence:
     def _use(self, segment: Segment) -> Iterator[Sequence[jax.Array | None]]:
         # Pins outlast the launch: an array's end alone does not tell that a device is done with it.
         groups = self.needs(segment)
-        if self.error and groups and groups[-1] >= self.here:
-            raise DeviceMemoryError(f"its parameters did not reach the device: {self.error}")
+        if self.error is not None and groups and groups[-1] >= self.here:
+            raise self.error
         with ExitStack() as pins:
             for k in groups:
                 self.blocks[k].pin()
@@ -200,8 +206,9 @@ class Residence:
 class Residency:
     """Shares an arena among models. All methods are called under the engine's lock.
 
-    fetch: starts a copy from the host. make_array: see above. now_ns: the engine's clock.
-    arrived: called, without the lock, after a copy has changed what can run.
+    fetch: starts a copy from the host. host: what lies there. make_array: see above.
+    now_ns: the engine's clock.
+    arrived: called, without the lock, after a copy or the disk has changed what can run.
     lock: the engine's.
     quotas: bytes of the arena that a tenant may hold; no limit for those that are not in it.
     """
@@ -210,6 +217,7 @@ class Residency:
         self,
         arena: Arena,
         fetch: Fetch,
+        host: Host,
         make_array: MakeArray,
         now_ns: Callable[[], int],
         lock: Any,
@@ -220,6 +228,8 @@ class Residency:
         self.now_ns = now_ns
         self._arena = arena
         self._fetch = fetch
+        self._host = host
+        host.moved = self._moved
         self._lock = lock
         self._arrived = arrived
         self._quotas = dict(quotas or {})
@@ -259,6 +269,7 @@ class Residency:
         residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
         needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
         residence.steps = frozenset(groups[-1] + 1 for groups in needs if groups)
+        residence.last_used_ns = self.now_ns()
         self._models[id(residence)] = residence
         return residence
 
@@ -277,6 +288,7 @@ class Residency:
         self._models.pop(id(residence), None)
         self._asking.pop(id(residence), None)
         self._evict_to(residence, 0)
+        self._host.release(residence.host)
         self._let_in_all()
 
     def update(self, model: Residence, waiting: bool, running: bool, due_ns: int) -> None:
@@ -285,9 +297,9 @@ class Residency:
             model.ran, model.last_used_ns = True, self.now_ns()
         elif model.admitted and (model.ran or not waiting):
             model.admitted = model.ran = False
-            if model.error:
+            if model.error is not None:
                 # What did not arrive is asked for anew by the next request.
-                model.error = ""
+                model.error = None
                 self._evict_to(model, 0)
         if not model.admitted and waiting and not model.gone:
             if id(model) not in self._asking:
@@ -324,12 +336,13 @@ class Residency:
         return self._arena.contains(array.unsafe_buffer_pointer())
 
     # Letting in, in order: nobody overtakes who has to wait for room. Who waits for room in his
-    # tenant's quota holds up that tenant only.
+    # tenant's quota holds up that tenant only, and who waits for the disk nobody.
 
     def _let_in_all(self) -> None:
+        self._bring_from_disk()
         full: set[str] = set()
         for model in sorted(self._asking.values(), key=_order):
-            if model.tenant in full:
+            if model.tenant in full or not model.at_hand:
                 continue
             if not self._room_in_quota(model):
                 full.add(model.tenant)
@@ -337,6 +350,33 @@ class Residency:
                 del self._asking[id(model)]
             else:
                 return
+
+    def _bring_from_disk(self) -> None:
+        asking = self._asking.values()
+        away = [model for model in asking if not (model.at_hand or model.host.moving)]
+        for model in sorted(away, key=_order):
+            if not self._host.bring(model.host, self.spillable(model)):
+                return
+
+    def spillable(self, asker: Residence) -> list[HostModel]:
+        """Who may go to disk so that `asker` can be in host memory, least recently used first."""
+        idle = [
+            other
+            for other in self._models.values()
+            if other is not asker and other.host.here and _may_spill(other, asker)
+        ]
+        return [model.host for model in sorted(idle, key=lambda model: model.last_used_ns)]
+
+    def _moved(self, host: HostModel | None, error: MissileError | None) -> None:
+        with self._lock:
+            model = next((m for m in self._asking.values() if m.host is host), None)
+            if model is not None and error is not None:
+                # Let in without its parameters: its requests fail with what happened.
+                model.error, model.admitted, model.ran = error, True, False
+                del self._asking[id(model)]
+            self._let_in_all()
+            self._changed.notify_all()
+        self._arrived()
 
     def _let_in(self, model: Residence) -> bool:
         missing = model.missing
@@ -401,8 +441,10 @@ class Residency:
             runnable = error is not None
             if k < len(model.blocks) and model.blocks[k] is block:
                 if error is not None:
-                    model.error = error
-                elif not model.error:
+                    model.error = DeviceMemoryError(
+                        f"model {model.name!r}: its parameters did not reach the device: {error}"
+                    )
+                elif model.error is None:
                     runnable = model.came(k)
             self._let_in_all()
             self._changed.notify_all()
@@ -462,8 +504,8 @@ class Residency:
         with self._lock:
             for model in list(self._models.values()):
                 self.remove(model)
-            # Both lead back to here: without them the arena ends with its last reference.
-            self._fetch = self._arrived = _nothing
+            # All lead back to here: without them the arena ends with its last reference.
+            self._fetch = self._arrived = self._host.moved = nothing
 
     def stats(self) -> dict[str, Any]:
         """The arena's figures, and how many models are on the device in full."""
@@ -475,13 +517,16 @@ class Residency:
         }
 
 
-def _nothing(*_: Any) -> None:
-    """What a closed residency does."""
-
-
 def _order(model: Residence) -> tuple[bool, int, int, str]:
     return (not model.latency, model.due_ns, model.since_ns, model.name)
 
 
 def _leaves_first(model: Residence) -> tuple[bool, bool, int]:
     return (model.waiting, model.heavy, model.last_used_ns)
+
+
+def _may_spill(model: Residence, asker: Residence) -> bool:
+    if model.admitted or model.running:
+        return False
+    # Of two that wait for device memory, the later one has to let the first go ahead.
+    return not model.waiting or (asker.waiting and _order(asker) < _order(model))

@@ -3,95 +3,104 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from missile_jax._native import ViewLayout
-from missile_jax.errors import HostMemoryError
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Group:
     """Parameters that travel together: one copy, one block on the device.
 
-    data: their bytes [size], each parameter at an aligned offset.
-    layout: where each lies, for making views of a block.
+    layout: where each parameter lies, at an aligned offset, for making views of a block.
+    data: its bytes [size], as long as any model has them in host memory.
+    holders: models that `Host` counts it for.
     """
 
-    data: np.ndarray
+    size_bytes: int
     layout: ViewLayout
+    _data: weakref.ref[np.ndarray]
+    holders: int = 0
 
     @property
-    def size_bytes(self) -> int:
-        return self.data.nbytes
+    def data(self) -> np.ndarray | None:
+        return self._data()
+
+    def share(self, data: np.ndarray) -> np.ndarray:
+        """The bytes that are there already; else `data`, which are the same."""
+        found = self._data()
+        if found is None:
+            found, self._data = data, weakref.ref(data)
+        return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class HostModel:
-    """A model's parameters in host memory.
+    """A model's parameters in host memory, or on disk to come back there.
 
     groups: in order of use. members: the leaf indices of each group, in the order of its layout.
     group_of: the group of each leaf; -1 for one that is in `kept` or that no plan uses.
     kept: leaves that stay on the device, by index: those of a dtype that has no plain bytes.
+    data: the bytes of each group; None while only the disk has them.
+    counted: whether `Host` counts it. moving: on its way to or from the disk.
     """
 
+    name: str
     groups: tuple[Group, ...]
     members: tuple[tuple[int, ...], ...]
     group_of: tuple[int, ...]
-    kept: dict[int, jax.Array] = field(default_factory=dict)
+    kept: dict[int, jax.Array]
+    data: tuple[np.ndarray, ...] | None
+    counted: bool = False
+    moving: bool = False
 
     @property
     def size_bytes(self) -> int:
         return sum(group.size_bytes for group in self.groups)
 
+    @property
+    def here(self) -> bool:
+        """Whether its bytes are in host memory, to stay until somebody decides otherwise."""
+        return self.data is not None and not self.moving
+
 
 class Store:
-    """Host memory of a limited size. Equal groups, as of two fine-tunes of one backbone, lie once.
+    """Makes host models. Equal groups, as of two fine-tunes of one backbone, lie once.
 
     group_bytes: a group is closed once it is as large: the size from which on a copy is no faster
         (Torpor, arXiv:2306.03622, section on grouping).
-    limit_bytes: None for no limit.
     alignment: of parameters inside of a group.
     """
 
-    def __init__(self, group_bytes: int, alignment: int, limit_bytes: int | None = None) -> None:
+    def __init__(self, group_bytes: int, alignment: int) -> None:
         self._group_bytes = group_bytes
         self._alignment = alignment
-        self._limit_bytes = limit_bytes
         self._groups: weakref.WeakValueDictionary[bytes, Group] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes held, equal groups counted once."""
-        return sum(group.size_bytes for group in list(self._groups.values()))
 
     def put(self, name: str, leaves: Sequence[jax.Array], order: Sequence[int]) -> HostModel:
-        """Copies `leaves` to the host, grouped in `order` of use.
+        """Copies `leaves` to the host, grouped in `order` of use. One call at a time.
 
         order: indices into `leaves`, each once; leaves that are not in it are not kept.
-
-        Raises HostMemoryError if they do not fit.
         """
         kept = {i: leaves[i] for i in order if not _plain(leaves[i])}
         sizes = [x.nbytes for x in leaves]
         moving = [i for i in order if i not in kept]
         members = grouped(sizes, moving, self._group_bytes, self._alignment)
-        with self._lock:
-            groups = [self._hold(name, [np.asarray(leaves[i]) for i in group]) for group in members]
+        held = [self._hold([np.asarray(leaves[i]) for i in group]) for group in members]
         group_of = [-1] * len(leaves)
         for k, group in enumerate(members):
             for i in group:
                 group_of[i] = k
-        return HostModel(tuple(groups), members, tuple(group_of), kept)
+        groups, data = tuple(g for g, _ in held), tuple(d for _, d in held)
+        return HostModel(name, groups, members, tuple(group_of), kept, data)
 
-    def _hold(self, name: str, arrays: Sequence[np.ndarray]) -> Group:
+    def _hold(self, arrays: Sequence[np.ndarray]) -> tuple[Group, np.ndarray]:
         offsets, end = [], 0
         for array in arrays:
             offsets.append(end)
@@ -103,19 +112,11 @@ class Store:
             digest.update(repr((offset, array.shape, array.dtype.name)).encode())
         digest.update(data.data)
         key = digest.digest()
-        found = self._groups.get(key)
-        if found is not None:
-            return found
-        held = self.size_bytes
-        if self._limit_bytes is not None and held + end > self._limit_bytes:
-            raise HostMemoryError(
-                f"model {name!r}: its parameters do not fit into host memory: {held + end} bytes "
-                f"would be held, host_memory allows {self._limit_bytes}"
-            )
-        entries = [(o, a.shape, a.dtype) for o, a in zip(offsets, arrays, strict=True)]
-        group = Group(data, ViewLayout(entries))
-        self._groups[key] = group
-        return group
+        group = self._groups.get(key)
+        if group is None:
+            entries = [(o, a.shape, a.dtype) for o, a in zip(offsets, arrays, strict=True)]
+            group = self._groups[key] = Group(end, ViewLayout(entries), weakref.ref(data))
+        return group, group.share(data)
 
 
 def grouped(

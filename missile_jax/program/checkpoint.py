@@ -1,47 +1,51 @@
-"""Parameters from a file: an Orbax checkpoint or a safetensors file, read into host memory."""
+"""Parameters from a file: an Orbax checkpoint, a store's entry or a safetensors file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from missile_jax.errors import ModelLoadError
+from missile_jax.errors import CheckpointError
+from missile_jax.program import entry, orbax_tree
 from missile_jax.spec import PyTree
 
 
 def read(name: str, path: Path) -> PyTree:
     """The pytree of numpy arrays in `path`: nested dicts, or what was saved.
 
-    An Orbax checkpoint is a folder. The names in a safetensors file become nested dicts at ``/``,
-    or at ``.`` where no name has a ``/``.
+    An Orbax checkpoint is a folder; one with a manifest, as a store's entries have, is checked
+    against it. The names in a safetensors file become nested dicts at ``/``, or at ``.`` where no
+    name has a ``/``.
 
-    Raises ModelLoadError for model `name` if there is nothing to read or it is damaged.
+    Raises CheckpointError for model `name` if there is nothing to read or it is damaged.
     """
     if not path.exists():
-        raise ModelLoadError(f"model {name!r}: there is no checkpoint at {path}")
+        raise CheckpointError(f"model {name!r}: there is no checkpoint at {path}")
     try:
-        return _read_orbax(path) if path.is_dir() else _read_safetensors(path)
+        return _read_folder(path) if path.is_dir() else _read_safetensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"model {name!r}: {error}") from error
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
-        raise ModelLoadError(
+        raise CheckpointError(
             f"model {name!r}: the checkpoint at {path} cannot be read: "
             f"{type(error).__name__}: {first:.300}"
         ) from error
 
 
-def _read_orbax(path: Path) -> PyTree:
-    # Takes a second to import, and only this function needs it.
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as checkpointer:
-        found = checkpointer.metadata(path.resolve()).item_metadata
-        tree = getattr(found, "tree", found)
-        # A target without a sharding is restored as a numpy array.
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-        return checkpointer.restore(path.resolve(), target)
+def _read_folder(path: Path) -> PyTree:
+    folder = path.resolve()
+    try:
+        if (folder / entry.MANIFEST).exists():
+            return entry.read(folder)
+        return orbax_tree.restore(folder, orbax_tree.shapes(folder))
+    except Exception:
+        # A store's entry that was replaced under the reader's hands: its name leads to the new one.
+        if path.exists() and path.resolve() != folder:
+            return _read_folder(path)
+        raise
 
 
 def _read_safetensors(path: Path) -> PyTree:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from missile_jax._native import Arena
 from missile_jax.errors import DeviceMemoryError
+from missile_jax.memory.host import Host
 from missile_jax.memory.residency import Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
@@ -41,12 +42,14 @@ class Bench:
         self.lock = threading.RLock()
         self.arena = Arena(groups_of_room * LEAF, alignment=64)
         self.store = Store(LEAF, 64)
+        self.host = Host(None, None, self.lock)
         self.copies = deque()
         self.values = {}
         self.now_ns = 0
         self.residency = Residency(
             self.arena,
-            lambda model, k, block, done: self.copies.append((model.host.groups[k], block, done)),
+            lambda model, k, block, done: self.copies.append((model.host.data[k], block, done)),
+            self.host,
             array_maker(jax.devices("cpu")[0]),
             self.tick,
             self.lock,
@@ -78,9 +81,9 @@ class Bench:
 
     def copy(self, count=10**6, error=None):
         for _ in range(min(count, len(self.copies))):
-            group, block, done = self.copies.popleft()
+            data, block, done = self.copies.popleft()
             if error is None and block.state == "live":
-                block.array(0, group.data.shape, np.dtype(np.uint8))[:] = group.data
+                block.array(0, data.shape, np.dtype(np.uint8))[:] = data
             done(error)
 
     def copy_last(self):

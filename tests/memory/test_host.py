@@ -1,0 +1,228 @@
+"""memory.host and memory.disk: who is in host memory, who is on disk, on a real disk."""
+
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from missile_jax.errors import CheckpointError, ConfigError, HostMemoryError
+from missile_jax.memory.disk import Disk
+from missile_jax.memory.host import Host
+from missile_jax.memory.store import Store
+
+LEAF = 1 << 12  # bytes; a group each
+
+
+class Bench:
+    """A host with room for `room` groups, and a disk in `path`."""
+
+    def __init__(self, path, room):
+        self.disk = Disk(path)
+        self.host = Host(room * LEAF, self.disk, threading.RLock())
+        self.store = Store(LEAF, 64)
+        self.values = {}
+        self.ends = []
+        self.host.moved = lambda model, error: self.ends.append((model, error))
+
+    def put(self, name, *seeds, idle=()):
+        """A model with a group for each seed."""
+        leaves = [
+            jnp.asarray(np.random.default_rng(seed).standard_normal(LEAF // 4), jnp.float32)
+            for seed in seeds
+        ]
+        model = self.store.put(name, leaves, range(len(leaves)))
+        self.values[model] = [np.asarray(x).tobytes() for x in leaves]
+        error = self.host.keep(model, idle).result(30)
+        if error is not None:
+            self.host.release(model)
+            raise error
+        return model
+
+    def bring(self, model, *idle):
+        assert self.host.bring(model, idle)
+        self.settle()
+
+    def settle(self):
+        self.disk.run(int).result(30)
+
+    def check(self, model):
+        assert model.here
+        assert [data.tobytes() for data in model.data] == self.values[model]
+
+    def folders(self):
+        return sorted(path.name.partition(".")[0] for path in self.disk.folder.iterdir())
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = []
+
+    def bench(room):
+        made.append(Bench(tmp_path / "disk", room))
+        return made[-1]
+
+    yield bench
+    for one in made:
+        one.host.close()
+
+
+def test_who_is_idle_longest_makes_room_and_comes_back_unchanged(bench):
+    bench = bench(4)
+    a, b = bench.put("a", 1, 2), bench.put("b", 3, 4)
+    c = bench.put("c", 5, 6, idle=[a, b])
+    assert (a.here, b.here, c.here) == (False, True, True)
+    assert a.data is None
+    assert bench.host.size_bytes == 4 * LEAF
+    bench.bring(a, b, c)
+    assert bench.ends[-1] == (a, None)
+    assert (a.here, b.here, c.here) == (True, False, True)
+    bench.check(a)
+    assert bench.host.size_bytes == 4 * LEAF
+
+
+def test_a_model_is_written_once(bench):
+    bench = bench(1)
+    a = bench.put("a", 1)
+    b = bench.put("b", 2, idle=[a])
+    for _ in range(3):
+        bench.bring(a, b)
+        bench.bring(b, a)
+    bench.check(b)
+    assert bench.disk.stats["writes"] == 2
+    assert bench.disk.stats["reads"] == 6
+
+
+def test_without_room_a_new_model_goes_to_disk_itself_and_waits_there(bench):
+    bench = bench(2)
+    busy = bench.put("busy", 1, 2)
+    new = bench.put("new", 3)
+    assert (busy.here, new.here) == (True, False)
+    assert not bench.host.bring(new, [])
+    bench.host.release(busy)
+    bench.bring(new)
+    bench.check(new)
+
+
+def test_equal_groups_are_counted_once_and_read_only_if_nobody_has_them(bench):
+    bench = bench(3)
+    a, b = bench.put("a", 1, 2), bench.put("b", 1, 3)
+    assert bench.host.size_bytes == 3 * LEAF
+    c = bench.put("c", 4, idle=[a])
+    assert bench.host.size_bytes == 3 * LEAF
+    assert a.data is None
+    bench.bring(a, c)
+    assert a.data[0] is b.data[0]
+    assert bench.disk.stats["read_bytes"] == LEAF
+    bench.check(a)
+    bench.check(b)
+
+
+def test_groups_that_two_leavers_share_are_written_before_they_go(bench):
+    bench = bench(2)
+    a, b = bench.put("a", 1), bench.put("b", 1)
+    c = bench.put("c", 2, 3, idle=[a, b])
+    assert (a.here, b.here) == (False, False)
+    bench.bring(a, c)
+    bench.bring(b)
+    bench.check(a)
+    bench.check(b)
+    assert bench.host.size_bytes == LEAF
+
+
+def test_a_model_above_host_memory_is_refused(bench):
+    bench = bench(2)
+    a = bench.put("a", 1)
+    with pytest.raises(HostMemoryError, match=r"model 'big'.*12288 bytes.*allows 8192"):
+        bench.put("big", 2, 3, 4, idle=[a])
+    bench.check(a)
+    assert bench.host.size_bytes == LEAF
+
+
+def test_a_released_model_leaves_no_file(bench):
+    bench = bench(1)
+    a = bench.put("a", 1)
+    b = bench.put("b", 2, idle=[a])
+    assert bench.folders() == ["a"]
+    bench.host.release(a)
+    bench.host.release(b)
+    bench.settle()
+    assert bench.folders() == []
+    assert bench.host.size_bytes == 0
+
+
+def test_a_model_released_on_its_way_is_not_counted(bench):
+    bench = bench(2)
+    a = bench.put("a", 1, 2)
+    bench.put("b", 3, idle=[a])
+    free = threading.Event()
+    held = bench.disk.run(free.wait, 30)
+    c = bench.put("c", 4)
+    assert not bench.host.bring(a, [])
+    assert bench.host.bring(a, [c, *(m for m in bench.values if m.name == "b")])
+    assert a.moving
+    bench.host.release(a)
+    free.set()
+    assert held.result(30)
+    bench.settle()
+    assert (a.here, a.data) == (False, None)
+    assert bench.host.size_bytes == 0
+
+
+def test_a_disk_that_cannot_be_written_to_leaves_all_where_it_was(bench):
+    bench = bench(1)
+    a = bench.put("a", 1)
+    folder = bench.disk.folder
+    folder.rmdir()
+    folder.write_text("no folder")
+    message = r"host memory is full, and model 'a' cannot be written to .*runtime"
+    with pytest.raises(HostMemoryError, match=message):
+        bench.put("b", 2, idle=[a])
+    bench.check(a)
+    folder.unlink()
+    folder.mkdir()
+    b = bench.put("c", 3, idle=[a])
+    bench.check(b)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_on_disk_is_found_and_hurts_its_own_model_only(bench, damage):
+    bench = bench(1)
+    a = bench.put("a", 1)
+    b = bench.put("b", 2, idle=[a])
+    (folder,) = bench.disk.folder.glob("a.*")
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        largest.write_bytes(content)
+    elif damage == "truncate":
+        largest.write_bytes(content[: len(content) // 2])
+    else:
+        largest.unlink()
+    bench.bring(a, b)
+    model, error = bench.ends[-1]
+    assert model is a
+    assert isinstance(error, CheckpointError)
+    assert "model 'a'" in str(error)
+    assert not a.here
+    assert bench.host.size_bytes == 0
+    bench.bring(b)
+    bench.check(b)
+
+
+def test_a_disk_ends_without_leaving_anything(tmp_path):
+    first = Bench(tmp_path, 1)
+    a = first.put("a", 1)
+    first.put("b", 2, idle=[a])
+    second = Bench(tmp_path, 1)
+    assert first.folders() == ["a"], "a living process's files were taken away"
+    first.host.close()
+    second.host.close()
+    assert [p.name for p in (tmp_path / ".missile-spill").iterdir()] == [".lock"]
+
+
+def test_a_path_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"disk=.*cannot be used"):
+        Disk(tmp_path / "file")
