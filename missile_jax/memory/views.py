@@ -16,28 +16,48 @@ from jax.dlpack import from_dlpack
 from missile_jax import _native
 from missile_jax.spec import JaxDevice
 
-_CPU = 1  # DLPack's number for memory of the host.
+# DLPack's numbers for memory of the host and of a CUDA device.
+_CPU, _CUDA = 1, 2
 _PROBE = np.arange(16, dtype=np.float32)
 
 
 def array_maker(device: JaxDevice) -> partial[jax.Array]:
-    """A function that makes an array on `device`, a CPU, of a capsule without a copy.
+    """A function that makes an array on `device` of a capsule without a copy.
 
-    JAX's private function is used if it takes arguments as one of the known versions did; else the
-    public one.
+    The capsule's bytes lie on `device`, a CPU or a CUDA GPU, and are complete: nothing waits for
+    them. JAX's private function is used if it takes arguments as one of the known versions did;
+    else the public one.
     """
     try:
         from jaxlib._jax import dlpack_managed_tensor_to_buffer as private
     except ImportError:
         return partial(_public, device)
-    for arguments in ((None, False), (None, False, _CPU), (None,)):
+    stream, (kind, _) = _stream(device), _dlpack_device(device)
+    for arguments in ((stream, False), (stream, False, kind), (stream,)):
         try:
-            array = private(_native.stack_rows([_PROBE], 16).__dlpack__(), device, *arguments)
+            array = private(_probe(device), device, *arguments)
         except TypeError:
             continue
         if isinstance(array, jax.Array):
             return partial(_private, private, device, arguments)
     return partial(_public, device)
+
+
+def _dlpack_device(device: JaxDevice) -> tuple[int, int]:
+    """DLPack's (device_type, device_id)."""
+    return (_CPU, 0) if device.platform == "cpu" else (_CUDA, device.local_hardware_id)
+
+
+def _stream(device: JaxDevice) -> int | None:
+    """Where XLA is to look for events of others; a CPU has none."""
+    return None if device.platform == "cpu" else device.get_stream_for_external_ready_events()
+
+
+def _probe(device: JaxDevice) -> Any:
+    """A capsule of memory on `device`."""
+    if device.platform == "cpu":
+        return _native.stack_rows([_PROBE], 16).__dlpack__()
+    return jax.device_put(_PROBE, device).__dlpack__()
 
 
 def _private(
@@ -49,15 +69,16 @@ def _private(
 class _Wrapped:
     """What `from_dlpack` wants to see of a capsule."""
 
-    def __init__(self, capsule: Any) -> None:
+    def __init__(self, device: JaxDevice, capsule: Any) -> None:
+        self._device = device
         self._capsule = capsule
 
     def __dlpack__(self, **_: Any) -> Any:
         return self._capsule
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (_CPU, 0)
+        return _dlpack_device(self._device)
 
 
 def _public(device: JaxDevice, capsule: Any) -> jax.Array:
-    return from_dlpack(_Wrapped(capsule), device=device, copy=False)
+    return from_dlpack(_Wrapped(device, capsule), device=device, copy=False)

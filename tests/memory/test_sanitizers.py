@@ -20,21 +20,29 @@ PROGRAMS = {
         "view.cc",
     ],
 }
+# What both the arena and the link need, and CUDA's part of each.
+CUDA = "arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine fair holes"
+CUDA_SOURCES = [PLUGIN / "src" / f"{name}.cc" for name in f"{CUDA} link region view".split()]
+FAKE_CUDA = Path(__file__).parents[1] / "fake_cuda" / "fake_cuda.cc"
 SANITIZERS = ["address,undefined", "thread"]
 
 
-def build(program: Path, sources: list[Path], sanitizer: str) -> subprocess.CompletedProcess[str]:
+def build(
+    program: Path, sources: list[Path], sanitizer: str, *options: str
+) -> subprocess.CompletedProcess[str]:
     command = ["c++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
     command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{PLUGIN / 'src'}"]
     return subprocess.run(
-        [*command, *map(str, sources), "-o", str(program)], capture_output=True, text=True
+        [*command, *options, *map(str, sources), "-o", str(program), "-ldl"],
+        capture_output=True,
+        text=True,
     )
 
 
-def run(program: Path) -> subprocess.CompletedProcess[str]:
+def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs it at fixed addresses: some compilers' thread sanitizers know no others."""
     fixed = [setarch, platform.machine(), "-R"] if (setarch := shutil.which("setarch")) else []
-    return subprocess.run([*fixed, str(program)], capture_output=True, text=True)
+    return subprocess.run([*fixed, str(program), *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
@@ -58,6 +66,17 @@ def test_threads_use_it_without_a_finding(name, sanitizer, tmp_path):
     built = build(program, sources, sanitizer)
     assert built.returncode == 0, built.stderr
     ran = run(program)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+def test_cuda_is_used_without_a_finding_on_the_fake_driver(sanitizer, tmp_path):
+    driver, program = tmp_path / "libcuda.so.1", tmp_path / "cuda_test"
+    built = build(driver, [FAKE_CUDA], sanitizer, "-shared", "-fPIC")
+    assert built.returncode == 0, built.stderr
+    built = build(program, [PLUGIN / "tests" / "cuda_test.cc", *CUDA_SOURCES], sanitizer)
+    assert built.returncode == 0, built.stderr
+    ran = run(program, str(driver))
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -21,24 +21,29 @@ std::uint64_t CheckedAlignment(std::uint64_t alignment) {
   return alignment;
 }
 
-std::uint64_t CheckedSize(std::uint64_t size_bytes, std::uint64_t alignment) {
-  if (size_bytes == 0) throw std::invalid_argument("arena: size_bytes is 0, and must be positive");
-  return (size_bytes + alignment - 1) & ~(alignment - 1);
-}
-
 void DeleteTensor(DLManagedTensor* managed) { DropView(static_cast<View*>(managed->manager_ctx)); }
 
 }  // namespace
 
+std::uint64_t Arena::RegionBytes(std::uint64_t size_bytes, std::uint64_t alignment) {
+  const std::uint64_t mask = CheckedAlignment(alignment) - 1;
+  if (size_bytes == 0) throw std::invalid_argument("arena: size_bytes is 0, and must be positive");
+  return (size_bytes + mask) & ~mask;
+}
+
 Arena::Arena(std::uint64_t size_bytes, std::uint64_t alignment, bool prefault, bool huge_pages)
+    : Arena(std::make_unique<HostRegion>(RegionBytes(size_bytes, alignment), prefault, huge_pages),
+            alignment) {}
+
+Arena::Arena(std::unique_ptr<Region> region, std::uint64_t alignment)
     : alignment_(CheckedAlignment(alignment)),
-      region_(CheckedSize(size_bytes, alignment), prefault, huge_pages),
+      region_(std::move(region)),
       holes_(alignment),
       spans_(kSpanSlabs),
       records_(kRecordSlabs),
       views_(kViewSlabs),
       first_(spans_.Take()) {
-  first_->size_bytes = region_.size_bytes();
+  first_->size_bytes = region_->size_bytes();
   holes_.Insert(first_);
 }
 
@@ -47,13 +52,13 @@ std::uint64_t Arena::RoundUp(std::uint64_t size_bytes) const {
 }
 
 bool Arena::Contains(std::uintptr_t address) const {
-  auto base = reinterpret_cast<std::uintptr_t>(region_.base());
-  return address >= base && address - base < region_.size_bytes();
+  auto base = reinterpret_cast<std::uintptr_t>(region_->base());
+  return address >= base && address - base < region_->size_bytes();
 }
 
 std::uint64_t Arena::FreeBytes() const {
   std::lock_guard lock(mutex_);
-  return region_.size_bytes() - used_bytes_;
+  return region_->size_bytes() - used_bytes_;
 }
 
 std::uint64_t Arena::WaitingBlocks() const {
@@ -62,10 +67,10 @@ std::uint64_t Arena::WaitingBlocks() const {
 }
 
 std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* near) {
-  if (size_bytes == 0 || size_bytes > region_.size_bytes()) {
+  if (size_bytes == 0 || size_bytes > region_->size_bytes()) {
     throw std::invalid_argument("arena: a block of " + std::to_string(size_bytes) +
                                 " bytes was asked for, and it must have 1 to " +
-                                std::to_string(region_.size_bytes()));
+                                std::to_string(region_->size_bytes()));
   }
   if (near != nullptr && near->arena_.get() != this) {
     throw std::invalid_argument("arena: `near` is a block of another arena");
@@ -171,14 +176,22 @@ void Arena::DropHandle(BlockRecord* block) {
   }
 }
 
+void Arena::ExpectUsable(const BlockRecord* block, const char* use) {
+  if (block->state != BlockState::kLive) {
+    throw std::invalid_argument("block: it has been released, and only a live one can be " +
+                                std::string(use));
+  }
+  if (block->lost) {
+    throw std::runtime_error("block: its bytes were lost when a move failed; release it");
+  }
+}
+
 ViewList Arena::MakeViews(BlockRecord* block, std::size_t count, std::byte** start) {
   ViewList views;  // Before the lock, so that what is dropped on an error is dropped without it.
   std::shared_ptr<Arena> self = shared_from_this();
   Lock lock(mutex_);
   WaitForMove(lock, block);
-  if (block->state != BlockState::kLive) {
-    throw std::invalid_argument("block: it has been released, and only a live one can be viewed");
-  }
+  ExpectUsable(block, "viewed");
   for (std::size_t made = 0; made < count; ++made) {
     View* view = views_.Take();
     view->arena = self;
@@ -187,7 +200,7 @@ ViewList Arena::MakeViews(BlockRecord* block, std::size_t count, std::byte** sta
     ++block->views;
     ++stats_.views;
   }
-  *start = region_.base() + block->span->offset;
+  *start = region_->base() + block->span->offset;
   return views;
 }
 
@@ -210,9 +223,9 @@ void DropView(View* view) {
 ArenaStats Arena::Stats() const {
   std::lock_guard lock(mutex_);
   ArenaStats stats = stats_;
-  stats.size_bytes = region_.size_bytes();
+  stats.size_bytes = region_->size_bytes();
   stats.used_bytes = used_bytes_;
-  stats.free_bytes = region_.size_bytes() - used_bytes_;
+  stats.free_bytes = region_->size_bytes() - used_bytes_;
   stats.largest_free_bytes = holes_.LargestBytes();
   stats.native_allocations = spans_.growths() + records_.growths() + views_.growths();
   return stats;
@@ -236,9 +249,7 @@ BlockState Block::state() const {
 void Block::Pin() {
   Arena::Lock lock(arena_->mutex_);
   arena_->WaitForMove(lock, record_);
-  if (record_->state != BlockState::kLive) {
-    throw std::invalid_argument("block: it has been released, and only a live one can be pinned");
-  }
+  Arena::ExpectUsable(record_, "pinned");
   ++record_->pins;
   ++arena_->stats_.pins;
 }
@@ -270,7 +281,7 @@ ViewList Block::MakeViews(const std::shared_ptr<const ViewLayout>& layout) {
     view->managed.deleter = DeleteTensor;
     DLTensor& tensor = view->managed.dl_tensor;
     tensor.data = start + entry.offset_bytes;
-    tensor.device = {kDLCPU, 0};
+    tensor.device = arena_->device();
     tensor.ndim = static_cast<std::int32_t>(entry.shape.size());
     tensor.dtype = entry.dtype;
     // DLPack has no const; nobody writes to a shape.

@@ -27,6 +27,7 @@ struct BlockRecord {
   std::uint64_t views = 0;
   BlockState state = BlockState::kFree;
   bool moving = false;
+  bool lost = false;  // A move failed half-way: its bytes are gone.
   bool has_handle = false;
   BlockRecord* next = nullptr;
 };
@@ -54,12 +55,18 @@ class Block;
 // called.
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
-  // The size is rounded up to the alignment, a power of two from 64 to kRegionAlignment. Throws
-  // std::invalid_argument and NoMemory. Made by std::make_shared, since blocks and views share it.
+  // A region's size: rounded up to the alignment, a power of two from 64 to kRegionAlignment.
+  // Throws std::invalid_argument.
+  static std::uint64_t RegionBytes(std::uint64_t size_bytes, std::uint64_t alignment);
+
+  // Of a region of RegionBytes(). Made by std::make_shared, since blocks and views share it.
+  Arena(std::unique_ptr<Region> region, std::uint64_t alignment);
+  // Of the host's memory. Throws std::invalid_argument and NoMemory.
   Arena(std::uint64_t size_bytes, std::uint64_t alignment, bool prefault, bool huge_pages);
 
-  std::byte* address() const { return region_.base(); }
-  std::uint64_t size_bytes() const { return region_.size_bytes(); }
+  std::byte* address() const { return region_->base(); }
+  std::uint64_t size_bytes() const { return region_->size_bytes(); }
+  DLDevice device() const { return region_->device(); }
   std::uint64_t alignment() const { return alignment_; }
   // What a block of this size takes.
   std::uint64_t RoundUp(std::uint64_t size_bytes) const;
@@ -70,7 +77,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   // Null if no hole is large enough. The hole right behind `near`, if it is given, comes first.
   // Throws std::invalid_argument for a size that can never fit.
   std::unique_ptr<Block> Allocate(std::uint64_t size_bytes, const Block* near);
-  // Moves a live block without pins and views to a lower place, if there is one for it.
+  // Moves a live block without pins and views to a lower place, if there is one for it. Throws what
+  // a device that fails throws; the block stays then, and Pin() tells if its bytes were lost.
   bool Move(const Block& block);
   // Moves blocks down until none moves. Returns the bytes moved.
   std::uint64_t Compact();
@@ -107,13 +115,16 @@ class Arena : public std::enable_shared_from_this<Arena> {
   Span* ReserveBelow(const Span* span);
   // Gives up the lock for the copy. Returns the hole to go on from.
   Span* MoveInto(Lock& lock, Span* span, Span* target);
+  void FailMove(Span* span, Span* target);
+  // Throws unless a block is there to be pinned or viewed.
+  static void ExpectUsable(const BlockRecord* block, const char* use);
 
   // Views of a live block, and where it lies.
   ViewList MakeViews(BlockRecord* block, std::size_t count, std::byte** start);
   void Drop(View* view);
 
   const std::uint64_t alignment_;
-  Region region_;
+  const std::unique_ptr<Region> region_;
   mutable std::mutex mutex_;
   std::condition_variable moved_;
   HoleIndex holes_;
@@ -140,10 +151,15 @@ class Block {
   std::uint64_t offset() const;
   std::byte* address() const { return arena_->address() + offset(); }
   std::uint64_t size_bytes() const { return size_bytes_; }
+  DLDevice device() const { return arena_->device(); }
   BlockState state() const;
 
   // A launch or a copy that uses the block. All of these throw std::invalid_argument if the block
-  // is not in a state for it; pins and views wait for a move to end.
+  // is not in a state for it; pins and views wait for a move to end, and throw std::runtime_error
+  // if one lost the block's bytes.
+  //
+  // On a GPU a view may end while the launch that reads it is still to run. So a launch keeps its
+  // pin until its end has been observed.
   void Pin();
   void Unpin();
   void Release();

@@ -11,6 +11,7 @@
 
 #include "arena.h"
 #include "bindings.h"
+#include "cuda_region.h"
 
 namespace py = pybind11;
 
@@ -72,6 +73,14 @@ std::shared_ptr<Arena> MakeArena(std::int64_t size_bytes, std::int64_t alignment
   return std::make_shared<Arena>(size, align, prefault, huge_pages);
 }
 
+std::shared_ptr<Arena> MakeCudaArena(const std::shared_ptr<CudaDevice>& device,
+                                     std::int64_t size_bytes, std::int64_t alignment) {
+  const std::uint64_t align = NotNegative(alignment, "alignment");
+  const std::uint64_t size = Arena::RegionBytes(NotNegative(size_bytes, "size_bytes"), align);
+  py::gil_scoped_release release;
+  return std::make_shared<Arena>(std::make_unique<CudaRegion>(device, size), align);
+}
+
 // A move may take long: until it is over other Python threads run.
 void WaitForMove(const Block& block) {
   if (!block.moving()) return;
@@ -107,6 +116,9 @@ py::list MakeViews(Block& block, const std::shared_ptr<ViewLayout>& layout,
 
 py::array MakeArray(Block& block, std::int64_t offset_bytes, const std::vector<std::int64_t>& shape,
                     const py::object& dtype) {
+  if (block.device().device_type != kDLCPU) {
+    throw py::value_error("block: it lies on a GPU, where numpy can not reach; use views()");
+  }
   py::dtype type = py::dtype::from_args(dtype);
   std::uint64_t size_bytes = TensorBytes(shape, DataTypeOf(type));
   WaitForMove(block);
@@ -180,7 +192,8 @@ void BindBlock(py::module_& m) {
       .def(
           "views", &MakeViews, py::arg("layout"), py::arg("make"),
           "Make a view for each entry of `layout` and return [make(capsule), ...]. A capsule holds "
-          "a DLPack tensor on the CPU; the view ends with the tensor. If `make` raises, the views "
+          "a DLPack tensor on the arena's device; the view ends with the tensor. If `make` raises, "
+          "the views "
           "that nobody else holds are dropped.")
       .def("array", &MakeArray, py::arg("offset"), py::arg("shape"), py::arg("dtype"),
            "A writeable array that is a view, from `offset` bytes on.");
@@ -203,6 +216,18 @@ void BindArena(py::module_& m) {
       "not that much.")
       .def(py::init(&MakeArena), py::arg("size_bytes"), py::arg("alignment") = 64,
            py::arg("prefault") = true, py::arg("huge_pages") = true)
+      .def_static("on_cuda", &MakeCudaArena, py::arg("device"), py::arg("size_bytes"),
+                  py::arg("alignment") = 256,
+                  "An arena of a CudaDevice's memory, of which it takes up to 3 MiB more than its "
+                  "size. On a GPU a view may end before the launch that reads it has run: keep a "
+                  "pin until the launch's end has been observed.")
+      .def_property_readonly(
+          "dlpack_device",
+          [](const Arena& arena) {
+            const DLDevice device = arena.device();
+            return std::pair(static_cast<int>(device.device_type), device.device_id);
+          },
+          "DLPack's (device_type, device_id): (1, 0) on the CPU, (2, ordinal) on CUDA.")
       .def_property_readonly(
           "address",
           [](const Arena& arena) { return reinterpret_cast<std::uintptr_t>(arena.address()); })

@@ -40,8 +40,8 @@ void Arena::Check() const {
     before = span;
     ++spans;
   }
-  Expect(offset == region_.size_bytes(), "holes and blocks do not reach its end");
-  Expect(free_bytes == region_.size_bytes() - used_bytes_, "the count of free bytes is off");
+  Expect(offset == region_->size_bytes(), "holes and blocks do not reach its end");
+  Expect(free_bytes == region_->size_bytes() - used_bytes_, "the count of free bytes is off");
   Expect(spans == spans_.taken(), "a span was lost");
   Expect(targets == moves_in_flight_, "space for a move was lost");
   Expect(seen.live_blocks == stats_.live_blocks, "the count of live blocks is off");

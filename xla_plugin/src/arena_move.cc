@@ -1,6 +1,6 @@
 // How blocks move down.
 #include <algorithm>
-#include <cstring>
+#include <exception>
 #include <stdexcept>
 #include <utility>
 
@@ -34,10 +34,19 @@ Span* Arena::MoveInto(Lock& lock, Span* span, Span* target) {
   ++moves_in_flight_;
   // Neither span is a hole, so both stay as they are without the lock.
   lock.unlock();
-  std::memmove(region_.base() + target->offset, region_.base() + span->offset, block->size_bytes);
+  std::exception_ptr failure;
+  try {
+    region_->MoveDown(target->offset, span->offset, block->size_bytes);
+  } catch (...) {
+    failure = std::current_exception();
+  }
   lock.lock();
   --moves_in_flight_;
   block->moving = false;
+  if (failure != nullptr) {
+    FailMove(span, target);
+    std::rethrow_exception(failure);
+  }
   stats_.moved_bytes += block->size_bytes;
   if (target->size_bytes < span->size_bytes) {
     // The block slid down: the border between the two moves up by as much.
@@ -51,6 +60,15 @@ Span* Arena::MoveInto(Lock& lock, Span* span, Span* target) {
   Span* freed = FreeIfUnused(block);
   moved_.notify_all();
   return freed != nullptr ? freed : left;
+}
+
+void Arena::FailMove(Span* span, Span* target) {
+  BlockRecord* block = span->block;
+  // One that slid has been written over.
+  block->lost = block->lost || target->size_bytes < span->size_bytes;
+  Free(target);
+  FreeIfUnused(block);
+  moved_.notify_all();
 }
 
 bool Arena::Move(const Block& block) {

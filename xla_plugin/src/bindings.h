@@ -5,6 +5,7 @@
 
 namespace missile {
 
+void BindCuda(pybind11::module_& m);
 void BindArena(pybind11::module_& m);
 void BindLink(pybind11::module_& m);
 

@@ -7,7 +7,7 @@ namespace missile {
 
 // The interface gives it four bytes.
 // NOLINTNEXTLINE(performance-enum-size)
-enum DLDeviceType : std::int32_t { kDLNone = 0, kDLCPU = 1 };
+enum DLDeviceType : std::int32_t { kDLNone = 0, kDLCPU = 1, kDLCUDA = 2 };
 
 enum DLDataTypeCode : std::uint8_t {
   kDLInt = 0,

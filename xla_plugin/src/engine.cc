@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <iterator>
 #include <stdexcept>
 
@@ -32,7 +33,7 @@ Engine::Engine(const LinkOptions& options)
   }
 }
 
-void Engine::Work() {
+void Engine::Work(Mover& mover) {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     const int next = queue_.Next();
@@ -49,10 +50,10 @@ void Engine::Work() {
     const Chunk chunk = Take(*copy);
     if (idle_workers_ > 0 && !queue_.empty()) work_.notify_one();
     lock.unlock();
-    Move(*copy, chunk);
+    const std::string error = Move(mover, *copy, chunk);
     if (chunk.due_ns != 0) WaitUntilNs(chunk.due_ns);
     lock.lock();
-    EndChunk(copy, chunk);
+    EndChunk(copy, chunk, error);
   }
 }
 
@@ -94,18 +95,17 @@ Engine::Chunk Engine::Take(Copy& copy) {
   return chunk;
 }
 
-void Engine::Move(const Copy& copy, const Chunk& chunk) const {
-  std::size_t piece = chunk.piece;
-  std::size_t offset = chunk.offset;
-  for (std::size_t left = chunk.size_bytes; left > 0; ++piece, offset = 0) {
-    const Piece& from = copy.pieces_[piece];
-    const std::size_t step = std::min(left, from.size_bytes - offset);
-    CopyBytes(from.destination + offset, from.source + offset, step, options_.stores);
-    left -= step;
+std::string Engine::Move(Mover& mover, const Copy& copy, const Chunk& chunk) {
+  try {
+    mover.Move(Steps(&copy.pieces_[chunk.piece], chunk.offset, chunk.size_bytes));
+    return {};
+  } catch (const std::exception& error) {
+    return error.what();
   }
 }
 
-void Engine::EndChunk(const std::shared_ptr<Copy>& copy, const Chunk& chunk) {
+void Engine::EndChunk(const std::shared_ptr<Copy>& copy, const Chunk& chunk,
+                      const std::string& error) {
   Flow& flow = *copy->flow_;
   flow.bytes_ += static_cast<std::int64_t>(chunk.size_bytes);
   ++flow.chunks_;
@@ -116,6 +116,7 @@ void Engine::EndChunk(const std::shared_ptr<Copy>& copy, const Chunk& chunk) {
   ++chunks_;
   --in_flight_;
   --copy->in_flight_;
+  if (!error.empty() && copy->error_.empty()) Abandon(*copy, error);
   if (copy->left_bytes_ > 0 || copy->in_flight_ > 0) return;
   if (options_.emulate_latency_ns > 0 && copy->error_.empty()) {
     delayed_.emplace_back(NowNs() + options_.emulate_latency_ns, copy);
@@ -142,12 +143,17 @@ void Engine::End(const std::shared_ptr<Copy>& copy) {
   }
 }
 
-void Engine::Fail(const std::shared_ptr<Copy>& copy, const char* error) {
-  Flow& flow = *copy->flow_;
-  copy->error_ = error;
-  copy->left_bytes_ = 0;
-  flow.waiting_.erase(copy->place_);
+void Engine::Abandon(Copy& copy, const std::string& error) {
+  copy.error_ = error;
+  if (copy.left_bytes_ == 0) return;
+  Flow& flow = *copy.flow_;
+  copy.left_bytes_ = 0;
+  flow.waiting_.erase(copy.place_);
   if (flow.waiting_.empty() && !flow.closed_) queue_.Sleep(flow.id_);
+}
+
+void Engine::Fail(const std::shared_ptr<Copy>& copy, const char* error) {
+  Abandon(*copy, error);
   if (copy->in_flight_ == 0) End(copy);
 }
 

@@ -26,9 +26,9 @@ class Engine {
  public:
   explicit Engine(const LinkOptions& options);
 
-  // Thread bodies; all end after Stop(). Work() copies, chunk by chunk. Tell() calls keepers.
-  // Delay() ends copies after the emulated latency.
-  void Work();
+  // Thread bodies; all end after Stop(). Work() copies, chunk by chunk, each as `mover` does.
+  // Tell() calls keepers. Delay() ends copies after the emulated latency.
+  void Work(Mover& mover);
   void Tell();
   void Delay();
   void Stop();
@@ -59,11 +59,13 @@ class Engine {
     std::int64_t due_ns;  // The emulated bus has moved it then.
   };
 
-  // All but Move() are called with the mutex held.
+  // All but Move() are called with the mutex held. Errors are empty if there is none.
   Chunk Take(Copy& copy);
-  void Move(const Copy& copy, const Chunk& chunk) const;
-  void EndChunk(const std::shared_ptr<Copy>& copy, const Chunk& chunk);
+  static std::string Move(Mover& mover, const Copy& copy, const Chunk& chunk);
+  void EndChunk(const std::shared_ptr<Copy>& copy, const Chunk& chunk, const std::string& error);
   void End(const std::shared_ptr<Copy>& copy);
+  // Takes no further chunks of a copy.
+  void Abandon(Copy& copy, const std::string& error);
   void Fail(const std::shared_ptr<Copy>& copy, const char* error);
   void Shut(Flow& flow, const char* error);
 

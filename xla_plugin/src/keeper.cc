@@ -19,7 +19,7 @@ PyKeeper::~PyKeeper() {
   on_done_ = py::object();
 }
 
-Region PyKeeper::Hold(std::size_t side, const py::object& object, bool writable) {
+Extent PyKeeper::Hold(std::size_t side, const py::object& object, bool writable) {
   if (!py::isinstance<py::tuple>(object)) {
     Py_buffer& view = views_.at(side);
     if (PyObject_GetBuffer(object.ptr(), &view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {

@@ -11,7 +11,7 @@
 
 namespace missile {
 
-struct Region {
+struct Extent {
   std::byte* data;
   std::size_t size_bytes;
 };
@@ -25,7 +25,7 @@ class __attribute__((visibility("hidden"))) PyKeeper : public Keeper {
 
   // Bytes of an object with the buffer protocol, or from an (address, owner) on. Sides are 0 and 1.
   // Throws what Python raises for an object without contiguous or writable memory.
-  Region Hold(std::size_t side, const pybind11::object& object, bool writable);
+  Extent Hold(std::size_t side, const pybind11::object& object, bool writable);
 
   void OnEnd(const std::shared_ptr<Copy>& copy) override;
 

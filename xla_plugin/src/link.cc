@@ -52,16 +52,22 @@ double Flow::Weight() const { return engine_->Weight(*this); }
 
 void Flow::Close() { engine_->CloseFlow(*this); }
 
-Link::Link(const LinkOptions& options) : engine_(std::make_shared<Engine>(options)) {
+Link::Link(const LinkOptions& options)
+    : Link(options, [stores = options.stores] { return std::make_unique<HostMover>(stores); }) {}
+
+Link::Link(const LinkOptions& options, const MakeMover& make)
+    : engine_(std::make_shared<Engine>(options)) {
   // Threads share the engine, so that one that could not be joined does no harm.
-  auto start = [this](void (Engine::*body)()) {
-    threads_.emplace_back([engine = engine_, body] { (engine.get()->*body)(); });
+  auto start = [this](auto body) {
+    threads_.emplace_back([engine = engine_, body = std::move(body)] { body(*engine); });
     thread_ids_.push_back(threads_.back().get_id());
   };
   try {
-    for (int k = 0; k < options.threads; ++k) start(&Engine::Work);
-    if (options.emulate_latency_ns > 0) start(&Engine::Delay);
-    start(&Engine::Tell);
+    for (int k = 0; k < options.threads; ++k) {
+      start([mover = std::shared_ptr<Mover>(make())](Engine& engine) { engine.Work(*mover); });
+    }
+    if (options.emulate_latency_ns > 0) start([](Engine& engine) { engine.Delay(); });
+    start([](Engine& engine) { engine.Tell(); });
   } catch (...) {
     Close();
     throw;

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -12,18 +13,12 @@
 #include <vector>
 
 #include "copy.h"
+#include "mover.h"
 
 namespace missile {
 
 class Engine;
 class Flow;
-
-// Bytes to move between ranges that do not overlap.
-struct Piece {
-  std::byte* destination;
-  const std::byte* source;
-  std::size_t size_bytes;
-};
 
 class Copy;
 
@@ -164,7 +159,12 @@ struct LinkOptions {
 
 class Link {
  public:
-  // Throws std::invalid_argument for impossible options, std::system_error without threads.
+  using MakeMover = std::function<std::unique_ptr<Mover>()>;
+
+  // Throws std::invalid_argument for impossible options, std::system_error without threads, and
+  // what `make` throws, which is called for each worker.
+  Link(const LinkOptions& options, const MakeMover& make);
+  // Within the host's memory.
   explicit Link(const LinkOptions& options);
   ~Link();
   Link(const Link&) = delete;

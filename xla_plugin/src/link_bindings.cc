@@ -16,6 +16,7 @@
 
 #include "bindings.h"
 #include "copy.h"
+#include "cuda_mover.h"
 #include "fair.h"
 #include "keeper.h"
 #include "link.h"
@@ -28,7 +29,7 @@ namespace {
 // Each: offset in the destination, offset in the source, bytes.
 using Range = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
-std::byte* At(const Region& region, std::int64_t offset, std::int64_t size, const char* what) {
+std::byte* At(const Extent& region, std::int64_t offset, std::int64_t size, const char* what) {
   if (offset < 0 || size < 0 || static_cast<std::size_t>(offset) > region.size_bytes ||
       static_cast<std::size_t>(size) > region.size_bytes - static_cast<std::size_t>(offset)) {
     throw py::value_error(std::to_string(size) + " bytes at offset " + std::to_string(offset) +
@@ -38,7 +39,7 @@ std::byte* At(const Region& region, std::int64_t offset, std::int64_t size, cons
   return region.data + offset;
 }
 
-Piece MakePiece(const Region& destination, const Region& source, const Range& range) {
+Piece MakePiece(const Extent& destination, const Extent& source, const Range& range) {
   const auto [to, from, size] = range;
   const Piece piece{At(destination, to, size, "destination"), At(source, from, size, "source"),
                     static_cast<std::size_t>(size)};
@@ -55,8 +56,8 @@ std::shared_ptr<Copy> SubmitMany(Flow& flow, const py::object& destination,
     throw py::type_error("on_done must be callable");
   }
   auto keeper = std::make_unique<PyKeeper>(on_done);
-  const Region to = keeper->Hold(0, destination, true);
-  const Region from = keeper->Hold(1, source, false);
+  const Extent to = keeper->Hold(0, destination, true);
+  const Extent from = keeper->Hold(1, source, false);
   std::vector<Piece> pieces;
   pieces.reserve(ranges.size());
   for (const Range& range : ranges) pieces.push_back(MakePiece(to, from, range));
@@ -98,16 +99,35 @@ py::object Error(const Copy& copy) {
   return error.empty() ? py::object(py::none()) : py::object(py::str(error));
 }
 
+// Of one stream: chunks go over the bus in the order in which they are taken.
+Link::MakeMover CudaMovers(const std::shared_ptr<CudaDevice>& device, std::size_t chunk_bytes,
+                           Direction direction) {
+  auto stream = std::make_shared<const CudaStream>(device);
+  return [stream, direction, chunk_bytes] {
+    return std::make_unique<CudaMover>(stream, direction, chunk_bytes);
+  };
+}
+
 // A link that is closed before the interpreter goes: its threads could not get the GIL after that.
 class PyLink : public Link {
  public:
   static std::shared_ptr<PyLink> Make(std::size_t chunk_bytes, int threads, bool non_temporal,
                                       double best_effort_share, double emulate_bytes_per_s,
-                                      std::int64_t emulate_latency_ns, std::size_t history) {
-    const Stores stores = non_temporal ? Stores::kNonTemporal : Stores::kPlain;
-    auto link =
-        std::make_shared<PyLink>(LinkOptions{chunk_bytes, threads, stores, best_effort_share,
-                                             emulate_bytes_per_s, emulate_latency_ns, history});
+                                      std::int64_t emulate_latency_ns, std::size_t history,
+                                      const std::shared_ptr<CudaDevice>& cuda, bool to_host) {
+    if (to_host && cuda == nullptr) throw py::value_error("to_host is for links with cuda");
+    const LinkOptions options{chunk_bytes,
+                              threads,
+                              non_temporal ? Stores::kNonTemporal : Stores::kPlain,
+                              best_effort_share,
+                              emulate_bytes_per_s,
+                              emulate_latency_ns,
+                              history};
+    auto link = cuda == nullptr
+                    ? std::make_shared<PyLink>(options)
+                    : std::make_shared<PyLink>(
+                          options, CudaMovers(cuda, chunk_bytes,
+                                              to_host ? Direction::kToHost : Direction::kToDevice));
     Live()[link.get()] = link;
     return link;
   }
@@ -171,8 +191,8 @@ py::array_t<std::int64_t> History(const PyLink& link, std::size_t most) {
 std::int64_t BareCopy(const py::object& destination, const py::object& source, int threads,
                       bool non_temporal) {
   PyKeeper keeper;
-  const Region to = keeper.Hold(0, destination, true);
-  const Region from = keeper.Hold(1, source, false);
+  const Extent to = keeper.Hold(0, destination, true);
+  const Extent from = keeper.Hold(1, source, false);
   if (to.size_bytes != from.size_bytes) throw py::value_error("sizes differ");
   const auto size = static_cast<std::int64_t>(to.size_bytes);
   const Piece piece = MakePiece(to, from, {0, 0, size});
@@ -253,11 +273,15 @@ void BindLink(py::module_& m) {
   BindCopy(m);
   BindFlow(m);
   py::class_<PyLink, std::shared_ptr<PyLink>>(
-      m, "Link", "A copy engine that flows share by weight, chunk by chunk.")
+      m, "Link",
+      "A copy engine that flows share by weight, chunk by chunk. With `cuda`, a CudaDevice, its "
+      "destinations are addresses on that device, or its sources are if `to_host`; the other side "
+      "is the host's, best in pinned memory.")
       .def(py::init(&PyLink::Make), py::kw_only(), py::arg("chunk_bytes") = 1 << 20,
            py::arg("threads") = 1, py::arg("non_temporal") = false,
            py::arg("best_effort_share") = 0.1, py::arg("emulate_bytes_per_s") = 0.0,
-           py::arg("emulate_latency_ns") = 0, py::arg("history") = 0)
+           py::arg("emulate_latency_ns") = 0, py::arg("history") = 0, py::arg("cuda") = py::none(),
+           py::arg("to_host") = false)
       .def(
           "flow",
           [](PyLink& link, const std::string& name, double weight, bool latency) {

@@ -80,6 +80,7 @@ PYBIND11_MODULE(_native, m) {
       "taken again. Returns whether the allocator listened (glibc does).");
   m.def("staging_blocks", &missile::LiveStagingBlocks, "Staging blocks alive.");
   m.def("staging_bytes", &missile::LiveStagingBytes, "Bytes held by staging blocks alive.");
+  missile::BindCuda(m);
   missile::BindArena(m);
   missile::BindLink(m);
 }

@@ -4,12 +4,17 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
+#include <string>
 #include <system_error>
+
+#include "no_memory.h"
 
 namespace missile {
 
-Region::Region(std::uint64_t size_bytes, bool prefault, bool huge_pages)
-    : size_bytes_(size_bytes), page_bytes_(static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE))) {
+HostRegion::HostRegion(std::uint64_t size_bytes, bool prefault, bool huge_pages)
+    : Region(size_bytes, {kDLCPU, 0}),
+      page_bytes_(static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE))) {
   constexpr std::uint64_t kLargest = std::uint64_t{1} << 56;
   if (size_bytes > kLargest) {
     throw NoMemory("arena: " + std::to_string(size_bytes) + " bytes is more than any machine has");
@@ -34,9 +39,13 @@ Region::Region(std::uint64_t size_bytes, bool prefault, bool huge_pages)
   if (prefault) Prefault();
 }
 
-Region::~Region() { munmap(base_, mapped_bytes_); }
+HostRegion::~HostRegion() { munmap(base_, mapped_bytes_); }
 
-void Region::Prefault() {
+void HostRegion::MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) {
+  std::memmove(base_ + to, base_ + from, size_bytes);
+}
+
+void HostRegion::Prefault() {
 #ifdef MADV_POPULATE_WRITE
   if (madvise(base_, mapped_bytes_, MADV_POPULATE_WRITE) == 0) return;
 #endif

@@ -1,0 +1,36 @@
+// An arena's memory on a CUDA device.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "cuda_device.h"
+#include "region.h"
+
+namespace missile {
+
+// One allocation of the driver's. The host never touches its bytes.
+class CudaRegion : public Region {
+ public:
+  // The device gives up to 3 MiB more: for the start, and to slide bytes through. Throws NoMemory
+  // and CudaError.
+  CudaRegion(std::shared_ptr<const CudaDevice> device, std::uint64_t size_bytes);
+  ~CudaRegion() override;
+
+  void MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) override;
+
+ private:
+  void Enqueue(CudaAddress to, CudaAddress from, std::uint64_t size_bytes) const;
+
+  const std::shared_ptr<const CudaDevice> device_;
+  // Moves are made one after another, on a stream of their own.
+  std::mutex moving_;
+  const CudaStream stream_;
+  const CudaEvent moved_;
+  CudaAddress allocation_ = 0;
+  CudaAddress start_ = 0;
+  CudaAddress scratch_ = 0;
+};
+
+}  // namespace missile
