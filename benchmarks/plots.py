@@ -19,6 +19,9 @@ _COLORS = {
     "fifo": "#e6ab02",
     "missile": "#1b6ca8",
     "missile-after": "#7fb3d5",
+    "lru": "#7fb3d5",
+    "cold": "#d95f02",
+    "native": "#e6ab02",
 }
 
 
@@ -75,6 +78,42 @@ def plot_swap(path: Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].set_ylabel("latency, ms")
     all_axes[0].legend(frameon=False, fontsize=8)
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    return picture
+
+
+def plot_density(path: Path) -> Path:
+    """Share of functions within their SLO, and how late calls were, at the highest load of each
+    case. Returns the picture's path beside the JSON."""
+    rows = json.loads(path.read_text())["rows"]
+    load = max(row["load_percent"] for row in rows)
+    rows = [row for row in rows if row["load_percent"] == load]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, (left, *others) = plt.subplots(
+        1, 1 + len(cases), figsize=(4.2 * (1 + len(cases)), 3.8), layout="constrained"
+    )
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    width = 0.8 / len(systems)
+    for k, system in enumerate(systems):
+        shares = [row["compliant"] for row in rows if row["system"] == system]
+        at = np.arange(len(cases)) + (k - (len(systems) - 1) / 2) * width
+        left.bar(at, shares, width=width * 0.9, color=_COLORS[system], label=system)
+    left.set(ylabel="functions within their SLO", xticks=range(len(cases)), xticklabels=cases)
+    left.legend(frameon=False, fontsize=8)
+    for axes, case in zip(others, cases, strict=True):
+        for row in (row for row in rows if row["case"] == case):
+            percentiles = row["ratio_percentiles"]
+            share = [1 - float(p) / 100 for p in percentiles]
+            axes.plot(list(percentiles.values()), share, marker="o", label=row["system"],
+                      color=_COLORS[row["system"]])  # fmt: skip
+        axes.axvline(3, color="black", linewidth=0.8, linestyle=":")
+        axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", yscale="log", title=f"{case}, {load} % busy",
+                 xlabel="latency over resident p50", ylabel="share of calls slower")  # fmt: skip
+    for axes in (left, *others):
+        axes.spines[["top", "right"]].set_visible(False)
     picture = path.with_suffix(".png")
     figure.savefig(picture, dpi=120)
     plt.close(figure)

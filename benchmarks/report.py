@@ -66,7 +66,7 @@ class Report:
         (console or Console()).print(table)
 
 
-_TEXT = ("policy", "mix", "model", "path", "what")
+_TEXT = ("policy", "mix", "model", "path", "what", "case", "system")
 
 
 def machine() -> dict[str, Any]:

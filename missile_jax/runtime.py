@@ -60,6 +60,8 @@ class Runtime:
     host_memory: how much of host memory parameters may take, likewise; None for no limit.
     link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
         served over a slower bus; None for as fast as the machine copies.
+    eviction: who leaves the device first when room is wanted: ``"light_first"``, models that are
+        quick to bring back, or ``"lru"``, least recent use alone.
     copy_observer: called with a CopyRecord after each copy of parameters to the device.
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
@@ -82,6 +84,7 @@ class Runtime:
         device_memory: int | str | None = None,
         host_memory: int | str | None = None,
         link_bytes_per_s: float | None = None,
+        eviction: str = "light_first",
         copy_observer: Callable[[CopyRecord], None] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
@@ -107,6 +110,7 @@ class Runtime:
                 None if host_memory is None else size_bytes("host_memory", host_memory),
                 directory,
                 link_bytes_per_s,
+                eviction,
                 copy_observer,
                 self._mux.clock.now_ns,
                 self._mux.lock,

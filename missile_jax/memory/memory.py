@@ -12,7 +12,7 @@ from typing import Any
 from missile_jax._native import Arena, Block, Copy, Flow
 from missile_jax.errors import ConfigError
 from missile_jax.memory.link import best_copy, make_link
-from missile_jax.memory.residency import FetchDone, Residence, Residency
+from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residence, Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
@@ -47,6 +47,7 @@ class Memory:
     device_bytes: for the arena, and for what XLA allocates by itself.
     host_bytes: of parameters in host memory; None for no limit.
     link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
+    eviction: who leaves first: a name of `EVICTION_ORDERS`.
     observer: called with a CopyRecord after each copy, on the link's thread. What it raises is
         logged.
     now_ns, lock, arrived: see `Residency`.
@@ -61,6 +62,7 @@ class Memory:
         host_bytes: int | None,
         cache_dir: Path,
         link_bytes_per_s: float | None,
+        eviction: str,
         observer: Callable[[CopyRecord], None] | None,
         now_ns: Callable[[], int],
         lock: Any,
@@ -68,6 +70,9 @@ class Memory:
     ) -> None:
         if link_bytes_per_s is not None and not 0 < link_bytes_per_s < math.inf:
             raise ConfigError(f"link_bytes_per_s={link_bytes_per_s!r} must be a positive number")
+        if eviction not in EVICTION_ORDERS:
+            allowed = ", ".join(map(repr, EVICTION_ORDERS))
+            raise ConfigError(f"eviction={eviction!r} is unknown; allowed: {allowed}")
         if device.platform != "cpu":
             raise ConfigError(
                 f"device_memory= manages CPU devices so far, got a {device.platform} device"
@@ -83,7 +88,13 @@ class Memory:
         self._observer = observer
         self.store = Store(GROUP_BYTES, _ALIGNMENT, host_bytes)
         self.residency = Residency(
-            self.arena, self._fetch, array_maker(device), now_ns, lock, arrived
+            self.arena,
+            self._fetch,
+            array_maker(device),
+            now_ns,
+            lock,
+            arrived,
+            EVICTION_ORDERS[eviction],
         )
         self._flows: dict[tuple[str, bool], Flow] = {}
 

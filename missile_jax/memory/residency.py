@@ -28,6 +28,8 @@ FetchDone = Callable[[str | None], None]
 Fetch = Callable[["Residence", int, Block, FetchDone], None]
 # Makes an array of a DLPack capsule.
 MakeArray = Callable[[Any], jax.Array]
+# The key by which models leave: the least one first.
+EvictionOrder = Callable[["Residence"], tuple[Any, ...]]
 
 
 @dataclass(slots=True)
@@ -185,7 +187,7 @@ class Residency:
 
     fetch: starts a copy from the host. make_array: see above. now_ns: the engine's clock.
     arrived: called, without the lock, after a copy has changed what can run.
-    lock: the engine's.
+    lock: the engine's. eviction_order: who leaves first, of those that may.
     """
 
     def __init__(
@@ -196,6 +198,7 @@ class Residency:
         now_ns: Callable[[], int],
         lock: Any,
         arrived: Callable[[], None],
+        eviction_order: EvictionOrder,
     ) -> None:
         self.make_array = make_array
         self.now_ns = now_ns
@@ -203,6 +206,7 @@ class Residency:
         self._fetch = fetch
         self._lock = lock
         self._arrived = arrived
+        self._eviction_order = eviction_order
         self._changed = threading.Condition(lock)
         self._models: dict[int, Residence] = {}
         self._asking: dict[int, Residence] = {}
@@ -383,7 +387,7 @@ class Residency:
             for other in self._models.values()
             if other is not model and other.blocks and self._may_evict(other)
         )
-        return min(others, key=_leaves_first, default=None)
+        return min(others, key=self._eviction_order, default=None)
 
     def _may_evict(self, model: Residence) -> bool:
         return not (model.admitted or model.running or model.pinned)
@@ -431,5 +435,14 @@ def _order(model: Residence) -> tuple[bool, int, int, str]:
     return (not model.latency, model.due_ns, model.since_ns, model.name)
 
 
-def _leaves_first(model: Residence) -> tuple[bool, bool, int]:
+def light_first(model: Residence) -> tuple[bool, bool, int]:
+    """Light models leave before heavy ones, each by least recent use."""
     return (model.waiting, model.heavy, model.last_used_ns)
+
+
+def least_recent(model: Residence) -> tuple[bool, int]:
+    """Models leave by least recent use, whatever bringing them back costs."""
+    return (model.waiting, model.last_used_ns)
+
+
+EVICTION_ORDERS: dict[str, EvictionOrder] = {"light_first": light_first, "lru": least_recent}

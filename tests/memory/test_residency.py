@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from missile_jax._native import Arena
 from missile_jax.errors import DeviceMemoryError
-from missile_jax.memory.residency import Residency
+from missile_jax.memory.residency import Residency, least_recent, light_first
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan, Segment
@@ -37,7 +37,7 @@ def plan(num_leaves):
 class Bench:
     """A residency whose copies the test ends, one by one in order."""
 
-    def __init__(self, groups_of_room):
+    def __init__(self, groups_of_room, eviction_order=light_first):
         self.lock = threading.RLock()
         self.arena = Arena(groups_of_room * LEAF, alignment=64)
         self.store = Store(LEAF, 64)
@@ -51,6 +51,7 @@ class Bench:
             self.tick,
             self.lock,
             lambda: None,
+            eviction_order,
         )
 
     def tick(self):
