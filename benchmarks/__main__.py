@@ -68,6 +68,12 @@ def swap(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
         ["model", "bus", "parameter_mb", "heavy", "resident_ms", "swapped_ms", "bound_ms",
          "ratio_to_bound", "ratio_to_resident", "us_per_leaf"],
     )  # fmt: skip
+    report.print(
+        "swap, broken down",
+        ["model", "device_put_ms", "copied_ms", "each_ms", "swapped_ms", "prefetched_ms",
+         "resident_ms"],
+        where="device_put_ms",
+    )  # fmt: skip
     _print_summary(report.summary)
     if json is not None:
         report.write(json)

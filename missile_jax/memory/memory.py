@@ -23,7 +23,7 @@ from missile_jax.spec import JaxDevice, Priority
 ARENA_SHARE = 0.75
 # From this size on a copy is no faster: the elbow of the transfer curve.
 GROUP_BYTES = 2 << 20
-_ALIGNMENT = 64
+ALIGNMENT = 64
 
 _log = logging.getLogger(__name__)
 
@@ -79,14 +79,14 @@ class Memory:
             )
         self.temporary_bytes = device_bytes - round(ARENA_SHARE * device_bytes)
         try:
-            self.arena = Arena(device_bytes - self.temporary_bytes, alignment=_ALIGNMENT)
+            self.arena = Arena(device_bytes - self.temporary_bytes, alignment=ALIGNMENT)
         except (MemoryError, ValueError) as error:
             raise ConfigError(f"device_memory={device_bytes}: {error}") from None
         self._lock = lock
         self.link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
         self._bytes_per_s = link_bytes_per_s or best_copy(cache_dir).bytes_per_s
         self._observer = observer
-        self.store = Store(GROUP_BYTES, _ALIGNMENT, host_bytes)
+        self.store = Store(GROUP_BYTES, ALIGNMENT, host_bytes)
         self.residency = Residency(
             self.arena,
             self._fetch,
