@@ -70,7 +70,7 @@ def swap(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     )  # fmt: skip
     report.print(
         "swap, broken down",
-        ["model", "device_put_ms", "copied_ms", "each_ms", "swapped_ms", "prefetched_ms",
+        ["model", "device_put_ms", "copied_ms", "each_ms", "grouped_ms", "prefetched_ms",
          "resident_ms"],
         where="device_put_ms",
     )  # fmt: skip

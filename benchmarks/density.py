@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from rich.console import Console
 from safetensors.numpy import save_file
 
@@ -214,7 +213,7 @@ class _Bench:
             model = self._model(k, SLO(SLO_FACTOR * resident_s[k] * 1e3, SLO_PERCENTILE / 100))
             for runtime in runtimes:
                 runtime.load(model)
-            save_file(flatten_dict(model.params, sep="/"), folder / f"{name}.safetensors")
+            save_file(_flat(model.params), folder / f"{name}.safetensors")
         seconds = time.perf_counter() - start_s
         self._console.print(f"[dim]{len(self._names)} functions loaded in {seconds:.0f} s[/]")
 
@@ -246,7 +245,7 @@ class _Bench:
         """A row for each system at this load, and one for the ideal."""
         calls = self._calls.at_load(load, self._resident_s())
         warm = round(_WARM_UP * len(calls))
-        edges = np.linspace(warm, len(calls), self._chosen.parts + 1).astype(int)[:-1]
+        edges = np.linspace(warm, len(calls), self._chosen.parts + 1).astype(int)[:-1].tolist()
         first, *parts = calls.parts(edges)
         for system in self._systems.values():
             self._play(system, first)
@@ -311,9 +310,7 @@ def compliant(function: np.ndarray, ratios: np.ndarray) -> float:
     return float(((late <= allowed) & (refused == 0))[calls > 0].mean())
 
 
-def _row(
-    system: str, seen: _Seen, function: np.ndarray, resident_s: np.ndarray
-) -> dict[str, Any]:
+def _row(system: str, seen: _Seen, function: np.ndarray, resident_s: np.ndarray) -> dict[str, Any]:
     latencies_s = np.concatenate(seen.latencies_s)
     ratios = latencies_s / resident_s
     answered = np.isfinite(ratios)
@@ -359,6 +356,11 @@ def _summary(rows: Sequence[dict[str, Any]], load_percent: int) -> dict[str, Any
         at = f"{row['system']}.{row['case']}.{row['load_percent']}"
         summary[f"compliant.{at}"] = row["compliant"]
     return summary
+
+
+def _flat(tree: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(part.key for part in path): leaf for path, leaf in leaves}
 
 
 def _bytes(tree: Any) -> int:

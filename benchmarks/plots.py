@@ -84,7 +84,7 @@ def _plot_breakdown(picture: Path, rows: list[dict[str, Any]]) -> None:
         "device_put": "#d95f02",
         "copied": "#e6ab02",
         "each": "#b8d4e8",
-        "swapped": "#1b6ca8",
+        "grouped": "#1b6ca8",
         "prefetched": "#0b3c5d",
         "resident": "#555555",
     }

@@ -133,6 +133,15 @@ def test_light_models_leave_before_heavy_ones():
     assert [len(m.blocks) for m in (heavy, light)] == [2, 0]
 
 
+def test_without_a_privilege_who_was_used_least_lately_leaves():
+    bench = Bench(4, least_recent)
+    heavy, light, asks = bench.add("heavy", 2, heavy=True), bench.add("light", 2), bench.add("c", 2)
+    bench.run(heavy)
+    bench.run(light)
+    bench.run(asks)
+    assert [len(m.blocks) for m in (heavy, light)] == [0, 2]
+
+
 def test_pinned_models_never_leave():
     bench = Bench(4)
     pinned, other, asks = bench.add("pinned", 2, pinned=True), bench.add("b", 2), bench.add("c", 2)
