@@ -46,8 +46,9 @@ smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
 bench: setup
-	$(BIN)/python -m benchmarks overhead --quick --json out/bench/overhead.json
-	$(BIN)/python -m benchmarks colocation --quick --json out/bench/colocation.json
+	for name in overhead colocation link swap density alloc; do \
+	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
+	done
 
 soak: setup
 	$(BIN)/python -m benchmarks soak --json out/bench/soak.json

@@ -68,10 +68,39 @@ def swap(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
         ["model", "bus", "parameter_mb", "heavy", "resident_ms", "swapped_ms", "bound_ms",
          "ratio_to_bound", "ratio_to_resident", "us_per_leaf"],
     )  # fmt: skip
+    report.print(
+        "swap, broken down",
+        ["model", "device_put_ms", "copied_ms", "each_ms", "grouped_ms", "prefetched_ms",
+         "resident_ms"],
+        where="device_put_ms",
+    )  # fmt: skip
     _print_summary(report.summary)
     if json is not None:
         report.write(json)
         plot_swap(json)
+
+
+@app.command()
+def density(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 0,
+    trace: Annotated[Path | None, typer.Option(help="Calls from a trace file.")] = None,
+) -> None:
+    """Functions on a device with room for a tenth of them: how many meet their objective."""
+    from benchmarks import density as bench
+    from benchmarks.plots import plot_density
+
+    report = bench.run(bench.settings(quick, seed, trace), console)
+    report.print(
+        "density",
+        ["case", "load_percent", "system", "compliant", "p50_ms", "p98_ms", "p98_ratio",
+         "late_share", "swap_share", "device_busy"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+        plot_density(json)
 
 
 @app.command()

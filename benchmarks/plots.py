@@ -19,6 +19,9 @@ _COLORS = {
     "fifo": "#e6ab02",
     "missile": "#1b6ca8",
     "missile-after": "#7fb3d5",
+    "lru": "#7fb3d5",
+    "cold": "#d95f02",
+    "native": "#e6ab02",
 }
 
 
@@ -55,26 +58,85 @@ def plot_colocation(path: Path) -> Path:
 
 
 def plot_swap(path: Path) -> Path:
-    """Latency resident, swapped and the bound, for each model and bus."""
+    """Latency resident, swapped and the bound, for each model and bus; beside it, as *breakdown*,
+    what each way of bringing a model takes. Returns the first picture's path beside the JSON."""
     rows = json.loads(path.read_text())["rows"]
     buses = list(dict.fromkeys(row["bus"] for row in rows))
+    bars = {"resident": "#555555", "bound": "#999999", "swapped": "#1b6ca8"}
     figure, all_axes = plt.subplots(
         1, len(buses), figsize=(4.2 * len(buses), 3.8), layout="constrained", sharey=True
     )
     for axes, bus in zip(all_axes, buses, strict=True):
-        here = [row for row in rows if row["bus"] == bus]
-        at = np.arange(len(here))
-        for k, (key, color) in enumerate(
-            (("resident_ms", "#555555"), ("bound_ms", "#999999"), ("swapped_ms", "#1b6ca8"))
-        ):
-            label = key.removesuffix("_ms")
-            values = [row[key] for row in here]
-            axes.bar(at + (k - 1) * 0.27, values, width=0.25, color=color, label=label)
-        axes.set(yscale="log", title=f"{bus} link", xticks=at)
-        axes.set_xticklabels([row["model"] for row in here], rotation=40, ha="right", fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        _bars(axes, [row for row in rows if row["bus"] == bus], bars)
+        axes.set_title(f"{bus} link")
     all_axes[0].set_ylabel("latency, ms")
     all_axes[0].legend(frameon=False, fontsize=8)
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    _plot_breakdown(path.with_name(f"{path.stem}-breakdown.png"), rows)
+    return picture
+
+
+def _plot_breakdown(picture: Path, rows: list[dict[str, Any]]) -> None:
+    figure, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
+    bars = {
+        "device_put": "#d95f02",
+        "copied": "#e6ab02",
+        "each": "#b8d4e8",
+        "grouped": "#1b6ca8",
+        "prefetched": "#0b3c5d",
+        "resident": "#555555",
+    }
+    _bars(axes, [row for row in rows if "device_put_ms" in row], bars)
+    axes.set_ylabel("latency, ms")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+def _bars(axes: Any, rows: list[dict[str, Any]], colors: dict[str, str]) -> None:
+    """A group of bars for each model, one for each kind of latency."""
+    at, width = np.arange(len(rows)), 0.8 / len(colors)
+    for k, (name, color) in enumerate(colors.items()):
+        values = [row[f"{name}_ms"] for row in rows]
+        middle = at + (k - (len(colors) - 1) / 2) * width
+        axes.bar(middle, values, width=width * 0.92, color=color, label=name)
+    axes.set(yscale="log", xticks=at)
+    axes.set_xticklabels([row["model"] for row in rows], rotation=40, ha="right", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_density(path: Path) -> Path:
+    """Share of functions within their SLO, and how late calls were, at the highest load of each
+    case. Returns the picture's path beside the JSON."""
+    rows = json.loads(path.read_text())["rows"]
+    load = max(row["load_percent"] for row in rows)
+    rows = [row for row in rows if row["load_percent"] == load]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, (left, *others) = plt.subplots(
+        1, 1 + len(cases), figsize=(4.2 * (1 + len(cases)), 3.8), layout="constrained"
+    )
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    width = 0.8 / len(systems)
+    for k, system in enumerate(systems):
+        shares = [row["compliant"] for row in rows if row["system"] == system]
+        at = np.arange(len(cases)) + (k - (len(systems) - 1) / 2) * width
+        left.bar(at, shares, width=width * 0.9, color=_COLORS[system], label=system)
+    left.set(ylabel="functions within their SLO", xticks=range(len(cases)), xticklabels=cases)
+    left.legend(frameon=False, fontsize=8)
+    for axes, case in zip(others, cases, strict=True):
+        for row in (row for row in rows if row["case"] == case):
+            percentiles = row["ratio_percentiles"]
+            share = [1 - float(p) / 100 for p in percentiles]
+            axes.plot(list(percentiles.values()), share, marker="o", label=row["system"],
+                      color=_COLORS[row["system"]])  # fmt: skip
+        axes.axvline(3, color="black", linewidth=0.8, linestyle=":")
+        axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", yscale="log", title=f"{case}, {load} % busy",
+                 xlabel="latency over resident p50", ylabel="share of calls slower")  # fmt: skip
+    for axes in (left, *others):
+        axes.spines[["top", "right"]].set_visible(False)
     picture = path.with_suffix(".png")
     figure.savefig(picture, dpi=120)
     plt.close(figure)

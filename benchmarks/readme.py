@@ -103,6 +103,35 @@ def _swap(data: Json) -> str:
     return _table(head, rows)
 
 
+def _swap_breakdown(data: Json) -> str:
+    rows = [row for row in data["rows"] if "device_put_ms" in row]
+    ways = ("device_put", "copied", "each", "grouped", "prefetched", "resident")
+    head = ["model, ms", "MB", *ways]
+    lines = [
+        [row["model"], f"{row['parameter_mb']:.0f}", *(f"{row[f'{way}_ms']:.1f}" for way in ways)]
+        for row in rows
+    ]
+    return _table(head, lines)
+
+
+def _density(data: Json) -> str:
+    head = ["case, busy, system", "within SLO", "p50", "p98", "p98 / resident p50", "calls late"]
+    head += ["calls that swap", "device busy"]
+    lines = []
+    for row in data["rows"]:
+        line = [f"{row['case']}, {row['load_percent']} %, {row['system']}"]
+        line.append(_percent(row["compliant"]))
+        line += [f"{row[key]:.1f} ms" for key in ("p50_ms", "p98_ms")]
+        line.append(f"{row['p98_ratio']:.1f}")
+        line += [_percent(row.get(k)) for k in ("late_share", "swap_share", "device_busy")]
+        lines.append(line)
+    return _table(head, lines)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
 def _figures(data: Json) -> str:
     s = data["summary"]
     rows = [[key.replace("_", " "), f"{value:.4g}"] for key, value in s.items()]
@@ -114,6 +143,8 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation-all": _colocation_all,
     "overhead": _overhead,
     "swap": _swap,
+    "swap-breakdown": _swap_breakdown,
+    "density": _density,
     "link": _figures,
     "alloc": _figures,
     "soak": _figures,

@@ -56,17 +56,17 @@ class Report:
         os.chmod(name, 0o644)
         os.replace(name, path)
 
-    def print(self, title: str, columns: Sequence[str], console: Console | None = None) -> None:
-        """A table of `columns` of the rows."""
+    def print(self, title: str, columns: Sequence[str], where: str = "") -> None:
+        """A table of `columns` of the rows, or of those rows that have a `where`."""
         table = Table(title=title + (" (simulated)" if self.simulated else ""))
         for column in columns:
             table.add_column(column, justify="left" if column in _TEXT else "right")
-        for row in self.rows:
+        for row in (row for row in self.rows if not where or where in row):
             table.add_row(*(_cell(row.get(column)) for column in columns))
-        (console or Console()).print(table)
+        Console().print(table)
 
 
-_TEXT = ("policy", "mix", "model", "path", "what")
+_TEXT = ("policy", "mix", "model", "path", "what", "case", "system")
 
 
 def machine() -> dict[str, Any]:

@@ -4,15 +4,22 @@ Every model is evicted before each request, on the bare link and on emulated bus
 of this machine's copy. *bound* is what no order of the same copies and segments can beat: the
 largest, over the groups k, of the time by which group k can have arrived plus the compute of the
 segments from the first that needs it on. Copies and segments are measured: copies in the same
-requests; segments beside the copies on the bare link, by themselves on the emulated buses, which
-leave the memory alone.
+requests; segments beside the copies on the bare link, for all buses.
+
+On the bare link the latency is taken apart, after Torpor (arXiv:2306.03622, section on swapping),
+each way of bringing a model adding something to the one before it: `jax.device_put` of all
+parameters, then the whole model; a copy of all groups into the arena, then the whole; each
+parameter by itself, with segments starting as theirs arrive; groups of parameters, which is what
+the runtime does; and the same while the request waits behind that of another model, counted from
+the end of that one.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +33,9 @@ from benchmarks.report import Report
 from benchmarks.workloads import items
 from missile_jax import CopyRecord, LaunchRecord, Model, Runtime
 from missile_jax.memory.link import best_copy
+from missile_jax.memory.memory import ALIGNMENT
 from missile_jax.memory.residency import Residence
+from missile_jax.memory.store import Store
 from missile_jax.models.layers import random_variables
 from missile_jax.models.minilm import MiniLM
 from missile_jax.program.plan import Plan
@@ -34,13 +43,16 @@ from missile_jax.runtime import cache_directory
 
 BUSES = {"bare": None, "40 %": 0.4, "10 %": 0.1}
 DEVICE_MEMORY = "1500MiB"
+QUICK = ("mobilenet", "resnet152", "bert-base")
+# Whose requests others wait behind: on the device all the time, and longer than any copy.
+_AHEAD = "ahead"
 # What a request may take beyond the bound's tenth: waking threads, and the engine.
 ALLOWED_MS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model to swap. net: None for what is no zoo model."""
+    """A model to swap."""
 
     name: str
     model: Model
@@ -74,33 +86,149 @@ def run(quick: bool, seed: int, console: Console) -> Report:
                     copy_observer=copies.append,
                 )
             )
-        for subject in subjects():
-            for bus, runtime in runtimes.items():
-                console.print(f"[dim]{bus}: loading {subject.name}[/]")
+        ways = stack.enter_context(Ways(runtimes["bare"]))
+        for subject in subjects(QUICK if quick else (*zoo.names(), "bert-base")):
+            console.print(f"[dim]loading {subject.name}[/]")
+            for runtime in runtimes.values():
                 runtime.load(subject.model)
+            ways.load(subject)
             seen = {bus: Seen() for bus in runtimes}
             for repeat in range(3 if quick else 15):
+                console.print(f"[dim]{subject.name}, {repeat}[/]")
                 for bus, runtime in runtimes.items():
-                    console.print(f"[dim]{subject.name}, {bus}, {repeat}[/]")
                     _measure(runtime, subject, seen[bus], launches, copies)
+                ways.measure(subject)
             for bus, runtime in runtimes.items():
-                report.rows.append(_row(runtime, bus, subject, seen[bus]))
+                row = _row(runtime, bus, subject, seen[bus], seen["bare"])
+                if bus == "bare":
+                    row |= ways.medians_ms() | {"grouped_ms": row["swapped_ms"]}
+                report.rows.append(row)
                 runtime.unload(subject.name)
+            ways.unload(subject)
     report.summary |= _summary(report.rows)
     return report
 
 
-def subjects() -> list[Subject]:
-    """Every model of the zoo, and one as large as BERT-base; batch 1, latency-sensitive."""
-    made = []
-    for name in zoo.names():
+class Ways:
+    """The other ways of bringing a model to the device of `runtime`, whose link is bare."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        # As large, and each parameter is a group.
+        self._each = Runtime(device_memory=DEVICE_MEMORY)
+        assert self._each._memory is not None
+        self._each._memory.store = Store(1, ALIGNMENT)
+        self._times_ns: dict[str, list[int]] = {}
+
+    def __enter__(self) -> Ways:
+        self._each.start()
+        net = zoo.load("resnet50", random_weights=True)
+        self._ahead_inputs = net.example
+        self._runtime.load(
+            _AHEAD, model=net.module, params=net.variables, example=net.example,
+            priority="latency", pinned=True,
+        )  # fmt: skip
+        self._runtime.infer(_AHEAD, net.example)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._each.close()
+
+    def load(self, subject: Subject) -> None:
+        self._each.load(subject.model)
+        self._parameters = [np.asarray(leaf) for leaf in jax.tree.leaves(subject.model.params)]
+        self._times_ns = {}
+
+    def unload(self, subject: Subject) -> None:
+        self._each.unload(subject.name)
+
+    def measure(self, subject: Subject) -> None:
+        """Once in each way."""
+        for name, way in (
+            ("device_put_ms", self._device_put),
+            ("copied_ms", self._copied),
+            ("each_ms", self._by_parameter),
+            ("prefetched_ms", self._prefetched),
+        ):
+            self._times_ns.setdefault(name, []).append(way(subject))
+
+    def medians_ms(self) -> dict[str, float]:
+        return {name: float(np.median(t)) / 1e6 for name, t in self._times_ns.items()}
+
+    def _device_put(self, subject: Subject) -> int:
+        plan = _plan(self._runtime, subject)
+        start = time.perf_counter_ns()
+        leaves = jax.device_put(self._parameters, may_alias=False)
+        jax.block_until_ready(leaves)
+        _answer(plan, leaves, subject)
+        return time.perf_counter_ns() - start
+
+    def _copied(self, subject: Subject) -> int:
+        engine = self._runtime._mux
+        parameters, plan = engine.table[subject.name].parameters, _plan(self._runtime, subject)
+        self._runtime.evict(subject.name)
+        start = time.perf_counter_ns()
+        with engine.lock:
+            parameters.update(True, False, 0)
+            while not parameters.complete:
+                assert engine.memory is not None
+                engine.memory.wait(1.0)
+        with parameters.use(plan.whole) as leaves:
+            _answer(plan, leaves, subject)
+        took = time.perf_counter_ns() - start
+        with engine.lock:
+            parameters.update(False, True, 0)
+            parameters.update(False, False, 0)
+        return took
+
+    def _by_parameter(self, subject: Subject) -> int:
+        self._each.evict(subject.name)
+        return _time(self._each, subject)
+
+    def _prefetched(self, subject: Subject) -> int:
+        self._runtime.evict(subject.name)
+        ends: dict[str, int] = {}
+
+        def note(name: str) -> Callable[[Future], None]:
+            def done(_: Future) -> None:
+                ends[name] = time.perf_counter_ns()
+
+            return done
+
+        waiting = []
+        for name, inputs in ((_AHEAD, self._ahead_inputs), (subject.name, subject.inputs)):
+            future = self._runtime.submit(name, inputs)
+            future.add_done_callback(note(name))
+            waiting.append(future)
+        for future in waiting:
+            future.result()
+        self._runtime.run_until_idle()
+        return ends[subject.name] - ends[_AHEAD]
+
+
+def _plan(runtime: Runtime, subject: Subject) -> Plan:
+    (plan,) = runtime._mux.table[subject.name].program.plans.values()
+    return plan
+
+
+def _answer(plan: Plan, leaves: Sequence[jax.Array | None], subject: Subject) -> None:
+    """Runs the whole, and waits for its results on the host."""
+    for result in plan.run(leaves, jax.tree.leaves(subject.inputs), whole=True):
+        np.asarray(result)
+
+
+def subjects(names: Sequence[str]) -> Iterator[Subject]:
+    """Models of the zoo, and "bert-base", which is as large; batch 1, latency-sensitive."""
+    for name in names:
+        if name == "bert-base":
+            tokens = {name: np.ones((1, 64), np.int32) for name in ("input_ids", "attention_mask")}
+            base = MiniLM(width=768, layers=12, heads=12, hidden=3072)
+            variables = random_variables(base, tokens, 0)
+            yield _subject("bert-base", base, variables, tokens, tokens)
+            continue
         net = zoo.load(name, random_weights=True)
         inputs = items(net, 1)[0] if name != "minilm" else net.example
-        made.append(_subject(name, net.module, net.variables, net.example, inputs))
-    tokens = {name: np.ones((1, 64), np.int32) for name in ("input_ids", "attention_mask")}
-    base = MiniLM(width=768, layers=12, heads=12, hidden=3072)
-    made.append(_subject("bert-base", base, random_variables(base, tokens, 0), tokens, tokens))
-    return made
+        yield _subject(name, net.module, net.variables, net.example, inputs)
 
 
 def _subject(name: str, module: Any, variables: Any, example: Any, inputs: Any) -> Subject:
@@ -148,17 +276,15 @@ def bound_ns(
     return done
 
 
-def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen) -> dict[str, Any]:
-    served = runtime._mux.table[subject.name]
-    residence = served.parameters
+def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen, on_bare: Seen) -> dict[str, Any]:
+    residence, plan = runtime._mux.table[subject.name].parameters, _plan(runtime, subject)
     assert isinstance(residence, Residence)
-    (plan,) = served.program.plans.values()
     segments = plan.segments
     medians = {k: float(np.median(v)) for k, v in seen.copies.items()}
     arrivals = np.cumsum([medians[k] for k in sorted(medians)])
-    if bus == "bare" and len(segments) == len(seen.segments):
-        computes = [float(np.median(seen.segments[k])) for k in sorted(seen.segments)]
-    else:
+    if len(segments) == len(on_bare.segments):
+        computes = [float(np.median(on_bare.segments[k])) for k in sorted(on_bare.segments)]
+    else:  # The runtimes have cut it in different places, or this one ran it whole.
         computes = _alone_ns(plan, subject, residence)
     if len(seen.segments) == 1:
         segments, computes = (plan.whole,), [float(sum(computes))]

@@ -65,6 +65,8 @@ class Runtime:
     tenants: by name, what a tenant gets of the link and of device memory; see `Tenant`.
     link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
         served over a slower bus; None for as fast as the machine copies.
+    eviction: who leaves the device first when room is wanted: ``"light_first"``, models that are
+        quick to bring back, or ``"lru"``, least recent use alone.
     copy_observer: called with a CopyRecord after each copy of parameters to the device.
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
@@ -89,6 +91,7 @@ class Runtime:
         disk: str | os.PathLike[str] | None = None,
         tenants: Mapping[str, Tenant] | None = None,
         link_bytes_per_s: float | None = None,
+        eviction: str = "light_first",
         copy_observer: Callable[[CopyRecord], None] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
@@ -118,6 +121,7 @@ class Runtime:
                 directory,
                 link_bytes_per_s,
                 tenants or {},
+                eviction,
                 copy_observer,
                 self._mux.clock.now_ns,
                 self._mux.lock,

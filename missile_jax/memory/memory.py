@@ -15,7 +15,7 @@ from missile_jax.errors import ConfigError, RuntimeClosedError
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.host import Host
 from missile_jax.memory.link import best_copy, make_link
-from missile_jax.memory.residency import FetchDone, Residence, Residency
+from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residence, Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
@@ -24,7 +24,7 @@ from missile_jax.spec import JaxDevice, Priority, Tenant
 
 # Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
 ARENA_SHARE = 0.75
-_ALIGNMENT = 64
+ALIGNMENT = 64
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Memory:
     disk: a folder for models that host memory has no room for; None for none.
     link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
     tenants: what each gets of the link and the arena; those not named get a `Tenant`'s defaults.
+    eviction: who leaves first: a name of `EVICTION_ORDERS`.
     observer: called with a CopyRecord after each copy, on the link's thread. What it raises is
         logged.
     now_ns, lock, arrived: see `Residency`.
@@ -66,6 +67,7 @@ class Memory:
         cache_dir: Path,
         link_bytes_per_s: float | None,
         tenants: Mapping[str, Tenant],
+        eviction: str,
         observer: Callable[[CopyRecord], None] | None,
         now_ns: Callable[[], int],
         lock: Any,
@@ -73,13 +75,16 @@ class Memory:
     ) -> None:
         if link_bytes_per_s is not None and not 0 < link_bytes_per_s < math.inf:
             raise ConfigError(f"link_bytes_per_s={link_bytes_per_s!r} must be a positive number")
+        if eviction not in EVICTION_ORDERS:
+            allowed = ", ".join(map(repr, EVICTION_ORDERS))
+            raise ConfigError(f"eviction={eviction!r} is unknown; allowed: {allowed}")
         if device.platform != "cpu":
             raise ConfigError(
                 f"device_memory= manages CPU devices so far, got a {device.platform} device"
             )
         self.temporary_bytes = device_bytes - round(ARENA_SHARE * device_bytes)
         try:
-            self.arena = Arena(device_bytes - self.temporary_bytes, alignment=_ALIGNMENT)
+            self.arena = Arena(device_bytes - self.temporary_bytes, alignment=ALIGNMENT)
         except (MemoryError, ValueError) as error:
             raise ConfigError(f"device_memory={device_bytes}: {error}") from None
         self._lock = lock
@@ -87,7 +92,7 @@ class Memory:
         copy = best_copy(cache_dir)
         self._bytes_per_s = link_bytes_per_s or copy.bytes_per_s
         self._observer = observer
-        self.store = Store(copy.elbow_bytes, _ALIGNMENT)
+        self.store = Store(copy.elbow_bytes, ALIGNMENT)
         self.host = Host(host_bytes, None if disk is None else Disk(disk), lock)
         self._tenants = dict(tenants)
         quotas = {
@@ -104,6 +109,7 @@ class Memory:
             lock,
             arrived,
             quotas,
+            EVICTION_ORDERS[eviction],
         )
         self._flows: dict[tuple[str, bool], Flow] = {}
 

@@ -30,6 +30,8 @@ FetchDone = Callable[[str | None], None]
 Fetch = Callable[["Residence", int, Block, FetchDone], None]
 # Makes an array of a DLPack capsule.
 MakeArray = Callable[[Any], jax.Array]
+# The key by which models leave: the least one first.
+EvictionOrder = Callable[["Residence"], tuple[Any, ...]]
 
 
 @dataclass(slots=True)
@@ -211,6 +213,7 @@ class Residency:
     arrived: called, without the lock, after a copy or the disk has changed what can run.
     lock: the engine's.
     quotas: bytes of the arena that a tenant may hold; no limit for those that are not in it.
+    eviction_order: who leaves first, of those that may.
     """
 
     def __init__(
@@ -222,7 +225,8 @@ class Residency:
         now_ns: Callable[[], int],
         lock: Any,
         arrived: Callable[[], None],
-        quotas: Mapping[str, int] | None = None,
+        quotas: Mapping[str, int],
+        eviction_order: EvictionOrder,
     ) -> None:
         self.make_array = make_array
         self.now_ns = now_ns
@@ -232,7 +236,8 @@ class Residency:
         host.moved = self._moved
         self._lock = lock
         self._arrived = arrived
-        self._quotas = dict(quotas or {})
+        self._quotas = dict(quotas)
+        self._eviction_order = eviction_order
         self._changed = threading.Condition(lock)
         self._models: dict[int, Residence] = {}
         self._asking: dict[int, Residence] = {}
@@ -410,7 +415,7 @@ class Residency:
         victims = [other for other in self._evictable(model) if other.tenant == model.tenant]
         if excess > sum(other.held_bytes for other in victims):
             return False
-        for victim in sorted(victims, key=_leaves_first):
+        for victim in sorted(victims, key=self._eviction_order):
             while excess > 0 and victim.blocks:
                 before = victim.held_bytes
                 self._evict_to(victim, len(victim.blocks) - 1)
@@ -472,7 +477,7 @@ class Residency:
         return self._arena.make_room(size_bytes)
 
     def _victim(self, model: Residence) -> Residence | None:
-        return min(self._evictable(model), key=_leaves_first, default=None)
+        return min(self._evictable(model), key=self._eviction_order, default=None)
 
     def _evictable(self, model: Residence) -> Iterator[Residence]:
         """Who could make room for `model`."""
@@ -521,8 +526,17 @@ def _order(model: Residence) -> tuple[bool, int, int, str]:
     return (not model.latency, model.due_ns, model.since_ns, model.name)
 
 
-def _leaves_first(model: Residence) -> tuple[bool, bool, int]:
+def light_first(model: Residence) -> tuple[bool, bool, int]:
+    """Light models leave before heavy ones, each by least recent use."""
     return (model.waiting, model.heavy, model.last_used_ns)
+
+
+def least_recent(model: Residence) -> tuple[bool, int]:
+    """Models leave by least recent use, whatever bringing them back costs."""
+    return (model.waiting, model.last_used_ns)
+
+
+EVICTION_ORDERS: dict[str, EvictionOrder] = {"light_first": light_first, "lru": least_recent}
 
 
 def _may_spill(model: Residence, asker: Residence) -> bool:

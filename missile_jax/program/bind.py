@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
                 f"model {spec.name!r}: a linen module needs params= or checkpoint=, "
                 "the variables of module.init"
             )
-
-        def apply_linen(variables: PyTree, inputs: PyTree) -> PyTree:
-            return _spread(lambda *a, **k: model.apply(variables, *a, **k), inputs)
-
-        return apply_linen, params
+        try:
+            return _apply_linen(model), params
+        except TypeError:
+            # Its fields can not be hashed, so nothing tells that another one is equal.
+            return _apply_linen.__wrapped__(model), params
     if isinstance(model, nnx.Module):
         if spec.params is not None:
             raise ModelLoadError(
@@ -60,6 +61,17 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
         f"model {spec.name!r}: got {type(model).__name__}; "
         "allowed: a linen module, an nnx module, or a function fn(params, inputs)"
     )
+
+
+@lru_cache(maxsize=64)
+def _apply_linen(model: nn.Module) -> ModelFn:
+    """One function for equal modules, so that JAX traces a thousand fine-tunes once."""
+
+    @jax.jit
+    def apply_linen(variables: PyTree, inputs: PyTree) -> PyTree:
+        return _spread(lambda *a, **k: model.apply(variables, *a, **k), inputs)
+
+    return apply_linen
 
 
 def _spread(call: Any, inputs: PyTree) -> PyTree:

@@ -157,18 +157,16 @@ def _output_leaves(
         sized = [jax.ShapeDtypeStruct(leaf.sized(rows, length), leaf.dtype) for leaf in inputs]
         return jax.eval_shape(fn, params, jax.tree.unflatten(in_tree, sized))
 
-    def shapes(rows: int, length: int) -> list[jax.ShapeDtypeStruct]:
-        return jax.tree.leaves(result(rows, length))
-
     def other(rows: int, length: int) -> list[jax.ShapeDtypeStruct]:
         try:
-            return shapes(rows, length)
+            return jax.tree.leaves(result(rows, length))
         except Exception:  # noqa: BLE001 - a model of one fixed size may raise anything here
             return here
 
     rows, lengths = spec.buckets[-1], spec.lengths or (0,)
     length = lengths[-1]
-    here = shapes(rows, length)
+    declared = result(rows, length)
+    here = jax.tree.leaves(declared)
     if not here:
         raise ModelLoadError(f"model {spec.name!r}: it returns no array")
     other_rows = other(rows + 1, length)
@@ -190,9 +188,7 @@ def _output_leaves(
                 if (a.shape[k], b.shape[k]) == (length, second) and length != second
             ),
         )
-        for name, a, b in zip(
-            _names(result(rows, length), "output"), here, other_length, strict=True
-        )
+        for name, a, b in zip(_names(declared, "output"), here, other_length, strict=True)
     )
     return leaves, batched
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from missile_jax._native import Arena
 from missile_jax.errors import DeviceMemoryError
 from missile_jax.memory.host import Host
-from missile_jax.memory.residency import Residency
+from missile_jax.memory.residency import Residency, least_recent, light_first
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan, Segment
@@ -38,7 +38,7 @@ def plan(num_leaves):
 class Bench:
     """A residency whose copies the test ends, one by one in order."""
 
-    def __init__(self, groups_of_room, **quotas):
+    def __init__(self, groups_of_room, eviction_order=light_first, **quotas):
         self.lock = threading.RLock()
         self.arena = Arena(groups_of_room * LEAF, alignment=64)
         self.store = Store(LEAF, 64)
@@ -55,6 +55,7 @@ class Bench:
             self.lock,
             lambda: None,
             {tenant: groups * LEAF for tenant, groups in quotas.items()},
+            eviction_order,
         )
 
     def tick(self):
@@ -145,6 +146,15 @@ def test_light_models_leave_before_heavy_ones():
     bench.run(light)
     bench.run(asks)
     assert [len(m.blocks) for m in (heavy, light)] == [2, 0]
+
+
+def test_without_a_privilege_who_was_used_least_lately_leaves():
+    bench = Bench(4, least_recent)
+    heavy, light, asks = bench.add("heavy", 2, heavy=True), bench.add("light", 2), bench.add("c", 2)
+    bench.run(heavy)
+    bench.run(light)
+    bench.run(asks)
+    assert [len(m.blocks) for m in (heavy, light)] == [0, 2]
 
 
 def test_pinned_models_never_leave():
