@@ -182,18 +182,20 @@ def test_models_come_and_go_while_others_answer():
 
         with ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(ask, k) for k in range(4)]
-            for k in range(10, 18):
-                runtime.load(model(k))
-                future = runtime.submit(f"m{k}", X)
-                if k % 2:
-                    check(k, future.result(60))
-                runtime.unload(f"m{k}")
-                assert future.done()
-                if k % 2 == 0:
-                    assert future.exception() is None or isinstance(
-                        future.exception(), RuntimeClosedError
-                    )
-            stop.set()
+            try:
+                for k in range(10, 18):
+                    runtime.load(model(k))
+                    future = runtime.submit(f"m{k}", X)
+                    if k % 2:
+                        check(k, future.result(60))
+                    runtime.unload(f"m{k}")
+                    assert future.done()
+                    if k % 2 == 0:
+                        assert future.exception() is None or isinstance(
+                            future.exception(), RuntimeClosedError
+                        )
+            finally:
+                stop.set()
             for one in asking:
                 one.result(60)
 
