@@ -33,7 +33,6 @@ from benchmarks.report import Report
 from benchmarks.workloads import items
 from missile_jax import CopyRecord, LaunchRecord, Model, Runtime
 from missile_jax.memory.link import best_copy
-from missile_jax.memory.memory import ALIGNMENT
 from missile_jax.memory.residency import Residence
 from missile_jax.memory.store import Store
 from missile_jax.models.layers import random_variables
@@ -116,8 +115,9 @@ class Ways:
         self._runtime = runtime
         # As large, and each parameter is a group.
         self._each = Runtime(device_memory=DEVICE_MEMORY)
-        assert self._each._memory is not None
-        self._each._memory.store = Store(1, ALIGNMENT)
+        memory = self._each._memory
+        assert memory is not None
+        memory.store = Store(1, memory.arena.alignment)
         self._times_ns: dict[str, list[int]] = {}
 
     def __enter__(self) -> Ways:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from missile_jax._native import Arena, Block, Copy, Flow
+from missile_jax._native import Block, Copy, Flow
 from missile_jax.errors import ConfigError, RuntimeClosedError
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.host import Host
-from missile_jax.memory.link import best_copy, make_link
+from missile_jax.memory.backing import open_backing
 from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residence, Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
@@ -24,7 +24,6 @@ from missile_jax.spec import JaxDevice, Priority, Tenant
 
 # Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
 ARENA_SHARE = 0.75
-ALIGNMENT = 64
 
 _log = logging.getLogger(__name__)
 
@@ -78,21 +77,15 @@ class Memory:
         if eviction not in EVICTION_ORDERS:
             allowed = ", ".join(map(repr, EVICTION_ORDERS))
             raise ConfigError(f"eviction={eviction!r} is unknown; allowed: {allowed}")
-        if device.platform != "cpu":
-            raise ConfigError(
-                f"device_memory= manages CPU devices so far, got a {device.platform} device"
-            )
         self.temporary_bytes = device_bytes - round(ARENA_SHARE * device_bytes)
-        try:
-            self.arena = Arena(device_bytes - self.temporary_bytes, alignment=ALIGNMENT)
-        except (MemoryError, ValueError) as error:
-            raise ConfigError(f"device_memory={device_bytes}: {error}") from None
+        backing = open_backing(
+            device, device_bytes - self.temporary_bytes, cache_dir, link_bytes_per_s
+        )
         self._lock = lock
-        self.link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
-        copy = best_copy(cache_dir)
-        self._bytes_per_s = link_bytes_per_s or copy.bytes_per_s
         self._observer = observer
-        self.store = Store(copy.elbow_bytes, ALIGNMENT)
+        self._bytes_per_s = backing.bytes_per_s
+        self.arena, self.link = backing.arena, backing.link
+        self.store = Store(backing.group_bytes, backing.alignment, backing.host_zeros)
         self.host = Host(host_bytes, None if disk is None else Disk(disk), lock)
         self._tenants = dict(tenants)
         quotas = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,11 +77,18 @@ class Store:
     group_bytes: a group is closed once it is as large: the size from which on a copy is no faster
         (Torpor, arXiv:2306.03622, section on grouping).
     alignment: of parameters inside of a group.
+    zeros: makes host memory [n] uint8 of zeros.
     """
 
-    def __init__(self, group_bytes: int, alignment: int) -> None:
+    def __init__(
+        self,
+        group_bytes: int,
+        alignment: int,
+        zeros: Callable[[int], np.ndarray] = partial(np.zeros, dtype=np.uint8),
+    ) -> None:
         self._group_bytes = group_bytes
         self._alignment = alignment
+        self._zeros = zeros
         self._groups: weakref.WeakValueDictionary[bytes, Group] = weakref.WeakValueDictionary()
 
     def put(self, name: str, leaves: Sequence[jax.Array], order: Sequence[int]) -> HostModel:
@@ -105,7 +113,7 @@ class Store:
         for array in arrays:
             offsets.append(end)
             end = _rounded(end + array.nbytes, self._alignment)
-        data = np.zeros(end, np.uint8)
+        data = self._zeros(end)
         digest = hashlib.blake2b(digest_size=20)
         for offset, array in zip(offsets, arrays, strict=True):
             data[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from missile_jax._native import Arena
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.host import Host
-from missile_jax.memory.residency import Residency
+from missile_jax.memory.residency import Residency, light_first
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan, Segment
@@ -50,6 +50,8 @@ class Bench:
             self.tick,
             self.lock,
             lambda: None,
+            {},
+            light_first,
         )
 
     def tick(self):
