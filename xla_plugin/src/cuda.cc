@@ -41,7 +41,8 @@ const char* Advice(CudaResult result) {
     case 100:  // CUDA_ERROR_NO_DEVICE
     case 101:  // CUDA_ERROR_INVALID_DEVICE
       return "see nvidia-smi and CUDA_VISIBLE_DEVICES for the GPUs of this process";
-    case 35:   // CUDA_ERROR_INSUFFICIENT_DRIVER
+    case 34:  // CUDA_ERROR_STUB_LIBRARY
+      return "this library is for linking only: the GPU's driver brings the one to load";
     case 803:  // CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
       return "the driver's library and its kernel module do not fit: update them";
     case 700:  // CUDA_ERROR_ILLEGAL_ADDRESS
