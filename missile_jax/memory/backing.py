@@ -14,6 +14,7 @@ import numpy as np
 from missile_jax._native import Arena, CudaDevice, Link
 from missile_jax.errors import ConfigError
 from missile_jax.memory.link import best_copy, make_link
+from missile_jax.memory.store import pageable_zeros
 from missile_jax.spec import JaxDevice
 
 # What XLA aligns its own arrays to.
@@ -69,8 +70,7 @@ def _on_cpu(
     link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
     best = best_copy(cache_dir)
     rate = link_bytes_per_s or best.bytes_per_s
-    zeros = partial(np.zeros, dtype=np.uint8)
-    return Backing(arena, link, rate, best.elbow_bytes, alignment, zeros)
+    return Backing(arena, link, rate, best.elbow_bytes, alignment, pageable_zeros)
 
 
 def _on_cuda(
@@ -94,7 +94,7 @@ def _on_cuda(
 
 
 def _pinned_zeros(cuda: CudaDevice, size_bytes: int) -> np.ndarray:
-    data = np.frombuffer(cuda.pinned(size_bytes), np.uint8)
+    data = np.frombuffer(memoryview(cuda.pinned(size_bytes)), np.uint8)
     data[:] = 0
     return data
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from missile_jax._native import Block, Copy, Flow
 from missile_jax.errors import ConfigError, RuntimeClosedError
+from missile_jax.memory.backing import open_backing
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.host import Host
-from missile_jax.memory.backing import open_backing
 from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residence, Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker

@@ -9,6 +9,7 @@ over its quota makes room among its own models, and waits alone.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -32,6 +33,8 @@ Fetch = Callable[["Residence", int, Block, FetchDone], None]
 MakeArray = Callable[[Any], jax.Array]
 # The key by which models leave: the least one first.
 EvictionOrder = Callable[["Residence"], tuple[Any, ...]]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -169,11 +172,15 @@ class Residence:
         if self.error is not None and groups and groups[-1] >= self.here:
             raise self.error
         with ExitStack() as pins:
-            for k in groups:
-                self.blocks[k].pin()
-                pins.callback(self.blocks[k].unpin)
-            if not all(self._made[k] for k in groups):
-                self._make(groups)
+            try:
+                for k in groups:
+                    self.blocks[k].pin()
+                    pins.callback(self.blocks[k].unpin)
+                if not all(self._made[k] for k in groups):
+                    self._make(groups)
+            except RuntimeError as error:  # Its bytes are lost: the next request asks anew.
+                self.error = DeviceMemoryError(f"model {self.name!r}: {error}")
+                raise self.error from error
             yield self.arrays
 
     def _make(self, groups: Sequence[int]) -> None:
@@ -471,10 +478,14 @@ class Residency:
 
     def _make_room(self, size_bytes: int) -> bool:
         """Moves blocks of idle models together, which is cheaper than to bring them anew."""
-        if self._arena.make_room(size_bytes):
-            return True
-        self._drop_idle_views()
-        return self._arena.make_room(size_bytes)
+        try:
+            if self._arena.make_room(size_bytes):
+                return True
+            self._drop_idle_views()
+            return self._arena.make_room(size_bytes)
+        except RuntimeError:  # Of the device; a block whose bytes are lost says so when used.
+            _log.exception("blocks could not be moved")
+            return False
 
     def _victim(self, model: Residence) -> Residence | None:
         return min(self._evictable(model), key=self._eviction_order, default=None)

@@ -6,7 +6,6 @@ import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -71,6 +70,10 @@ class HostModel:
         return self.data is not None and not self.moving
 
 
+def pageable_zeros(size_bytes: int) -> np.ndarray:
+    return np.zeros(size_bytes, np.uint8)
+
+
 class Store:
     """Makes host models. Equal groups, as of two fine-tunes of one backbone, lie once.
 
@@ -84,7 +87,7 @@ class Store:
         self,
         group_bytes: int,
         alignment: int,
-        zeros: Callable[[int], np.ndarray] = partial(np.zeros, dtype=np.uint8),
+        zeros: Callable[[int], np.ndarray] = pageable_zeros,
     ) -> None:
         self._group_bytes = group_bytes
         self._alignment = alignment

@@ -5,6 +5,7 @@ The copies are in the test's hands; arena, views and arrays are real.
 
 import threading
 from collections import deque
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -273,6 +274,40 @@ def test_arrays_are_made_once_for_a_stay():
         bench.run(model)
     assert (model.counters.hits, model.counters.swap_ins) == (2, 1)
     assert model.counters.arrays_created == 2
+
+
+class Lost:
+    """A block that a device has failed to move."""
+
+    def __init__(self, block):
+        self._block = block
+
+    def pin(self):
+        raise RuntimeError("a move lost the block's bytes")
+
+    def __getattr__(self, name):
+        return getattr(self._block, name)
+
+
+def test_lost_bytes_are_brought_anew_by_the_next_request():
+    bench = Bench(4)
+    model = bench.add("a", 2)
+    bench.run(model)
+    model.blocks[1] = Lost(model.blocks[1])
+    model.update(True, False, 0)
+    model.update(False, True, 0)
+    with pytest.raises(DeviceMemoryError, match="model 'a': a move lost"):
+        bench.check(model, segment(0, 1))
+    model.update(False, False, 0)
+    assert model.held_bytes == 0
+    bench.run(model)
+
+
+def test_a_device_that_fails_to_move_blocks_makes_no_room(caplog):
+    bench = Bench(4)
+    bench.residency._arena = Mock(make_room=Mock(side_effect=RuntimeError("no such context")))
+    assert not bench.residency._make_room(LEAF)
+    assert "no such context" in caplog.text
 
 
 def test_copies_may_end_out_of_order():

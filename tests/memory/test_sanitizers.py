@@ -19,6 +19,7 @@ PROGRAMS = {
         "region.cc",
         "view.cc",
     ],
+    "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.
 CUDA_SOURCES = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine

@@ -1,0 +1,76 @@
+"""memory.backing: what a Runtime's memory stands on, on a CPU and on the fake CUDA driver."""
+
+import os
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from fake_driver import finish
+
+from missile_jax.errors import ConfigError
+from missile_jax.memory.backing import open_backing
+from missile_jax.memory.store import Store
+
+MIB = 1 << 20
+GPU = SimpleNamespace(platform="gpu", local_hardware_id=0)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def opened(request, tmp_path, monkeypatch):
+    """Opens a backing; a context manager, since the driver counts what a fixture would keep."""
+    device = jax.devices("cpu")[0]
+    if request.param == "gpu":
+        device = GPU
+        monkeypatch.setenv("MISSILE_CUDA_DRIVER", request.getfixturevalue("driver").path)
+
+    @contextmanager
+    def opened():
+        made = open_backing(device, 4 * MIB, tmp_path, None)
+        yield made
+        made.link.close()
+
+    return opened
+
+
+def store_of(backing):
+    return Store(backing.group_bytes, backing.alignment, backing.host_zeros)
+
+
+def test_a_group_comes_from_the_store_to_the_device(opened, request):
+    leaves = [jax.numpy.arange(n, dtype=jax.numpy.float32) for n in (1000, 3, 70_000)]
+    with opened() as backing:
+        assert backing.bytes_per_s > 0
+        host = store_of(backing).put("m", leaves, [0, 1, 2])
+        assert len(host.groups) == 1
+        (data,) = host.data
+        block = backing.arena.allocate(data.nbytes)
+        finish(backing.link.flow("a").copy((block.address, block), 0, data, 0, data.nbytes))
+        assert len(block.views(host.groups[0].layout, lambda capsule: capsule)) == 3
+        assert block.address % backing.alignment == 0
+        if backing.arena.dlpack_device[0] == 1:
+            np.testing.assert_array_equal(block.array(0, (1000,), "float32"), leaves[0])
+        else:  # All came from pinned memory: nothing was staged.
+            assert request.getfixturevalue("driver").unpinned_copies == 0
+
+
+def test_equal_parameters_have_equal_groups(opened):
+    """Padding is part of a group, and pinned memory is not zero when it is new."""
+    with opened() as backing:
+        store = store_of(backing)
+        first, second = (store.put(name, [jax.numpy.ones(3)], [0]) for name in "ab")
+        assert first.groups == second.groups
+        assert first.data[0] is second.data[0]
+
+
+def test_devices_that_cannot_be_managed(tmp_path, monkeypatch, driver):
+    with pytest.raises(ConfigError, match="manages CPU and CUDA devices, got a tpu device"):
+        open_backing(SimpleNamespace(platform="tpu"), MIB, tmp_path, None)
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", os.devnull)
+    with pytest.raises(ConfigError, match="device_memory= cannot manage"):
+        open_backing(GPU, MIB, tmp_path, None)
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
+    driver.limit(2 * MIB)
+    with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        open_backing(GPU, 8 * MIB, tmp_path, None)
