@@ -58,8 +58,8 @@ class Job:
         return self.plan.segments[self.position]
 
     def piece(self, whole: bool) -> Piece:
-        """What to launch next; `whole` counts only before the first segment."""
-        if whole and self.position == 0:
+        """What to launch next; `whole` counts only before the first segment, and where it pays."""
+        if whole and self.position == 0 and not self.plan.is_faster_cut:
             return Piece(self, self.plan.whole, -1)
         return Piece(self, self.next_segment, self.position)
 

@@ -58,7 +58,7 @@ class Launch(NamedTuple):
     """Run the next piece of a model: of its paused job if it has one, else of a new job.
 
     whole: run an uncut job in one piece; a job that is under way goes on in segments, and so does
-        one of a model that is still on its way to the device.
+        one of a model that is still on its way to the device, or is faster that way.
     """
 
     model: str

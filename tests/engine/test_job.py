@@ -1,5 +1,7 @@
 """A job: its requests' inputs are its own, and it goes from piece to piece."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -46,6 +48,16 @@ def test_each_request_gets_its_own_rows_in_pieces_or_whole(program, whole, indic
     first, second = job.answers()
     np.testing.assert_array_equal(first, X)
     np.testing.assert_array_equal(second, 2 * X)
+
+
+@pytest.mark.parametrize(("whole_ns", "indices"), [(2_100, [-1]), (2_200, [0, 1])])
+def test_what_is_clearly_faster_in_segments_never_runs_whole(program, whole_ns, indices):
+    (plan,) = program.plans.values()
+    segments = tuple(replace(segment, duration_ns=1_020) for segment in plan.segments)
+    plan = replace(plan, whole=replace(plan.whole, duration_ns=whole_ns), segments=segments)
+    program = replace(program, plans=dict.fromkeys(program.plans, plan))
+    job = Job(program, Fixed(program.leaves), [request(X)])
+    assert run(job, whole=True) == indices
 
 
 def test_a_job_under_way_goes_on_in_segments(program):
