@@ -103,6 +103,23 @@ def _swap(data: Json) -> str:
     return _table(head, rows)
 
 
+def _swap_short(data: Json) -> str:
+    head = ["model", "parameters", "resident", "swapped in", "bound", "`device_put`, then run"]
+    lines = [
+        [
+            row["model"],
+            f"{row['parameter_mb']:.0f} MB",
+            *(
+                f"{row[k]:.0f} ms"
+                for k in ("resident_ms", "swapped_ms", "bound_ms", "device_put_ms")
+            ),
+        ]
+        for row in data["rows"]
+        if row["bus"] == "bare"
+    ]
+    return _table(head, lines)
+
+
 def _swap_breakdown(data: Json) -> str:
     rows = [row for row in data["rows"] if "device_put_ms" in row]
     ways = ("device_put", "copied", "each", "grouped", "prefetched", "resident")
@@ -143,10 +160,12 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation-all": _colocation_all,
     "overhead": _overhead,
     "swap": _swap,
+    "swap-short": _swap_short,
     "swap-breakdown": _swap_breakdown,
     "density": _density,
     "link": _figures,
     "alloc": _figures,
     "soak": _figures,
     "swap_soak": _figures,
+    "store_soak": _figures,
 }

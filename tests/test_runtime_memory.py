@@ -1,7 +1,9 @@
 """A runtime that serves more models than fit on its device: real arena, real link, real XLA."""
 
+import contextlib
 import gc
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from missile_jax import (
     Runtime,
     RuntimeClosedError,
 )
+from missile_jax.engine.device import InlineDevice
 from missile_jax.program.compile import compilations
 
 WIDTH, LAYERS = 512, 4
@@ -107,6 +110,22 @@ def test_every_policy_waits_for_parameters(policy):
             runtime.load(model(k))
         for k in [0, 1, 2, 3, 4, 0, 2]:
             check(k, runtime.infer(f"m{k}", X))
+
+
+def test_parameters_that_arrive_between_two_looks_of_a_loop(monkeypatch):
+    pump = InlineDevice.pump
+
+    def late(device):
+        time.sleep(0.2)  # All copies end meanwhile.
+        return pump(device)
+
+    with contextlib.closing(Runtime(device_memory=THREE_MODELS)) as runtime:
+        runtime.load(model(0))
+        monkeypatch.setattr(InlineDevice, "pump", late)
+        future = runtime.submit("m0", X)
+        runtime.run_until_idle()
+        assert future.done()
+        check(0, future.result())
 
 
 def test_two_hundred_models_of_one_architecture_compile_once():

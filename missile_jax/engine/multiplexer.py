@@ -126,8 +126,14 @@ class Multiplexer:
 
     def _await_memory(self) -> bool:
         """For a loop of the user's: what can not run yet may be on its way to the device."""
+        if self.memory is None:
+            return False
+        outcomes: list[Outcome] = []
         with self.lock:
-            return self.memory is not None and self.memory.wait(_POLL_S)
+            # What arrived after the last look is launched by another one: nothing comes any more.
+            done = self.memory.wait(_POLL_S) or self._launch(outcomes)
+        _resolve(outcomes)
+        return done
 
     def _launch(self, outcomes: list[Outcome]) -> bool:
         if self._closed or not self.table.waiting:

@@ -468,21 +468,24 @@ class Residency:
     def _allocate(self, size_bytes: int, model: Residence) -> Block | None:
         near = model.blocks[-1] if model.blocks else None
         while (block := self._arena.allocate(size_bytes, near)) is None:
-            if self._arena.free_bytes >= size_bytes and self._make_room(size_bytes):
+            # To move as much as a group has is cheaper than to bring another one anew.
+            if self._make_room(size_bytes, size_bytes):
                 continue
             victim = self._victim(model)
-            if victim is None:
+            if victim is not None:
+                self._evict_to(victim, len(victim.blocks) - 1)
+                continue
+            self._drop_idle_views()
+            if not self._make_room(size_bytes, self._arena.size_bytes):
                 return None
-            self._evict_to(victim, len(victim.blocks) - 1)
         return block
 
-    def _make_room(self, size_bytes: int) -> bool:
-        """Moves blocks of idle models together, which is cheaper than to bring them anew."""
+    def _make_room(self, size_bytes: int, most_bytes: int) -> bool:
+        """Moves blocks of idle models without views together."""
+        if self._arena.free_bytes < size_bytes:
+            return False
         try:
-            if self._arena.make_room(size_bytes):
-                return True
-            self._drop_idle_views()
-            return self._arena.make_room(size_bytes)
+            return self._arena.make_room(size_bytes, most_bytes)
         except RuntimeError:  # Of the device; a block whose bytes are lost says so when used.
             _log.exception("blocks could not be moved")
             return False

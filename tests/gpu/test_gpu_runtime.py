@@ -81,3 +81,18 @@ def test_latency_beside_best_effort(gpu, policy, cache):
     for name, answers in (("squeezenet", front), ("resnet50", behind)):
         for k, answer in enumerate(answers):
             close(answer, on_cpu(name)(xs[name][k % 4]))
+
+
+def test_more_models_than_fit_answer_right(gpu, cache):
+    """Three models of 16 MiB with room for two, in an arena of the driver's memory."""
+    side, rng = 2048, np.random.default_rng(0)
+    weights = [rng.standard_normal((side, side), np.float32) / side for _ in range(3)]
+    x = rng.standard_normal((1, side), np.float32)
+    room = 2 * weights[0].nbytes * 4 // 3
+    with Runtime(device=gpu, cache_dir=cache, device_memory=room) as runtime:
+        for k, weight in enumerate(weights):
+            runtime.load(f"m{k}", model=lambda w, x: x @ w, params=weight, example=x)
+        for k in (0, 1, 2, 1, 0, 2):
+            close(runtime.infer(f"m{k}", x), x @ weights[k])
+        loaded = runtime.stats()["models"].values()
+        assert sum(m["residency"]["swap_ins"] for m in loaded) >= 4

@@ -204,12 +204,12 @@ class Arenas(RuleBasedStateMachine):
                     cost += length
         return min(costs, default=None)
 
-    @rule(size=st.integers(1, 12_000))
-    def make_room(self, size):
+    @rule(size=st.integers(1, 12_000), most=st.integers(0, 12_000) | st.just(SIZE))
+    def make_room(self, size, most):
         reserved = -(-size // self.alignment) * self.alignment
         cheapest = self.cheapest_stretch(reserved)
-        made = self.arena.make_room(size)
-        assert made == (cheapest is not None)
+        made = self.arena.make_room(size, most)
+        assert made == (cheapest is not None and cheapest <= most)
         moved = 0
         for held in self.held:
             if held.block is not None and held.block.offset != held.offset:

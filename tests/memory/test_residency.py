@@ -305,8 +305,9 @@ def test_lost_bytes_are_brought_anew_by_the_next_request():
 
 def test_a_device_that_fails_to_move_blocks_makes_no_room(caplog):
     bench = Bench(4)
-    bench.residency._arena = Mock(make_room=Mock(side_effect=RuntimeError("no such context")))
-    assert not bench.residency._make_room(LEAF)
+    make_room = Mock(side_effect=RuntimeError("no such context"))
+    bench.residency._arena = Mock(make_room=make_room, free_bytes=LEAF)
+    assert not bench.residency._make_room(LEAF, LEAF)
     assert "no such context" in caplog.text
 
 

@@ -82,9 +82,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   bool Move(const Block& block);
   // Moves blocks down until none moves. Returns the bytes moved.
   std::uint64_t Compact();
-  // Moves the fewest bytes that make holes next to each other one of `size_bytes`. Returns whether
-  // there is one now.
-  bool MakeRoom(std::uint64_t size_bytes);
+  // Moves the fewest bytes that make holes next to each other one of `size_bytes`, unless those are
+  // more than `most_bytes`. Returns whether there is one now.
+  bool MakeRoom(std::uint64_t size_bytes, std::uint64_t most_bytes);
   ArenaStats Stats() const;
   // Throws std::runtime_error if what the arena knows contradicts itself.
   void Check() const;

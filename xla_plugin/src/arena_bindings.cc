@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -249,9 +250,10 @@ void BindArena(py::module_& m) {
       .def("move", &Arena::Move, py::arg("block"), py::call_guard<py::gil_scoped_release>(),
            "Move a live block without pins and views to a lower hole. Returns whether it moved.")
       .def("make_room", &Arena::MakeRoom, py::arg("size_bytes"),
+           py::arg("most_bytes") = std::numeric_limits<std::uint64_t>::max(),
            py::call_guard<py::gil_scoped_release>(),
            "Make a hole of `size_bytes` by moving the fewest bytes of live blocks without pins and "
-           "views. Return whether there is one.")
+           "views, unless those are more than `most_bytes`. Return whether there is one.")
       .def("compact", &Arena::Compact, py::call_guard<py::gil_scoped_release>(),
            "Move such blocks down until nothing moves. Returns the bytes moved.")
       .def("stats", &StatsDict,

@@ -129,11 +129,12 @@ Arena::Stretch Arena::CheapestStretch(std::uint64_t hole_bytes) const {
   return best;
 }
 
-bool Arena::MakeRoom(std::uint64_t size_bytes) {
+bool Arena::MakeRoom(std::uint64_t size_bytes, std::uint64_t most_bytes) {
   std::uint64_t reserved_bytes = RoundUp(size_bytes);
   Lock lock(mutex_);
   if (holes_.Find(reserved_bytes) != nullptr) return true;
   Stretch stretch = CheapestStretch(reserved_bytes);
+  if (stretch.block_bytes > most_bytes) return false;
   // Blocks slide down, so that the first hole moves up and takes in the others. Others may take
   // from those meanwhile; then what was planned is all that is moved.
   Span* hole = stretch.first;
