@@ -151,7 +151,10 @@ def _percent(share: float | None) -> str:
 
 def _figures(data: Json) -> str:
     s = data["summary"]
-    rows = [[key.replace("_", " "), f"{value:.4g}"] for key, value in s.items()]
+    rows = [
+        [key.replace("_", " "), value if isinstance(value, str) else f"{value:.4g}"]
+        for key, value in s.items()
+    ]
     return _table(["figure", ""], rows)
 
 
