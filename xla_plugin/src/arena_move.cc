@@ -116,7 +116,7 @@ Arena::Stretch Arena::CheapestStretch(std::uint64_t hole_bytes) const {
       now.block_bytes += span->size_bytes;
     }
     // Without its first hole, and the blocks up to the next, as long as the others suffice.
-    while (now.hole_bytes >= hole_bytes) {
+    while (now.first != nullptr && now.hole_bytes >= hole_bytes) {
       if (best.first == nullptr || now.block_bytes < best.block_bytes) best = now;
       now.hole_bytes -= now.first->size_bytes;
       Span* next = now.first->behind;
