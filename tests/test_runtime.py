@@ -1,6 +1,7 @@
 """The runtime as its users meet it: ways in, ways out, threads or none, on real XLA."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import subprocess
@@ -484,6 +485,17 @@ def test_a_queued_request_is_cancelled(runtime, barrier):
     with pytest.raises(CancelledError):
         queued.result(0)
     assert runtime.stats()["models"]["be"]["cancel_count"] == 1
+
+
+def test_a_cancelled_request_keeps_no_input_until_its_deadline():
+    with contextlib.closing(Runtime()) as runtime:
+        runtime.load("be", model=tower, params=W, example=X)
+        gc.collect()
+        before = _native.staging_blocks()
+        future = runtime.submit("be", X, deadline_ms=3_600_000)
+        assert _native.staging_blocks() == before + 1
+        assert future.cancel()
+        assert _native.staging_blocks() == before
 
 
 def test_a_running_job_is_cancelled_at_the_next_boundary(runtime, barrier):

@@ -252,6 +252,8 @@ class Multiplexer:
 
     def _abandon(self, request: Request) -> Served | None:
         request.settled = True
+        # The heap of deadlines may keep it for long.
+        request.inputs = ()
         served = self.table.find(request.model)
         if served is not None:
             served.queue.remove(request)

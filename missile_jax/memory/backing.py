@@ -66,7 +66,7 @@ def _on_cpu(
     try:
         arena = Arena(size_bytes, alignment=alignment)
     except (MemoryError, ValueError) as error:
-        raise ConfigError(f"device_memory= takes {size_bytes} bytes for {error}") from None
+        raise ConfigError(f"device_memory= is too much: {error}") from None
     link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
     best = best_copy(cache_dir)
     rate = link_bytes_per_s or best.bytes_per_s
@@ -82,7 +82,7 @@ def _on_cuda(
         arena = Arena.on_cuda(cuda, size_bytes, alignment=alignment)
     except MemoryError as error:
         raise ConfigError(
-            f"device_memory= takes {size_bytes} bytes for {error}; XLA takes three quarters of a "
+            f"device_memory= is too much: {error}; XLA takes three quarters of a "
             "GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION is set before JAX is first used"
         ) from None
     except (RuntimeError, ValueError) as error:
