@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 _COLORS = {
     "ideal": "#999999",
@@ -49,12 +50,7 @@ def plot_colocation(path: Path) -> Path:
     right.axhline(0.9, color="black", linewidth=0.8, linestyle=":")
     right.set(xlabel="LS load, % of the device", ylabel="BE share of what is left", xticks=loads)
     right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    picture = path.with_suffix(".png")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-    return picture
+    return _save(figure, path.with_suffix(".png"))
 
 
 def plot_swap(path: Path) -> Path:
@@ -71,11 +67,8 @@ def plot_swap(path: Path) -> Path:
         axes.set_title(f"{bus} link")
     all_axes[0].set_ylabel("latency, ms")
     all_axes[0].legend(frameon=False, fontsize=8)
-    picture = path.with_suffix(".png")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
     _plot_breakdown(path.with_name(f"{path.stem}-breakdown.png"), rows)
-    return picture
+    return _save(figure, path.with_suffix(".png"))
 
 
 def _plot_breakdown(picture: Path, rows: list[dict[str, Any]]) -> None:
@@ -91,8 +84,7 @@ def _plot_breakdown(picture: Path, rows: list[dict[str, Any]]) -> None:
     _bars(axes, [row for row in rows if "device_put_ms" in row], bars)
     axes.set_ylabel("latency, ms")
     axes.legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], colors: dict[str, str]) -> None:
@@ -104,7 +96,6 @@ def _bars(axes: Any, rows: list[dict[str, Any]], colors: dict[str, str]) -> None
         axes.bar(middle, values, width=width * 0.92, color=color, label=name)
     axes.set(yscale="log", xticks=at)
     axes.set_xticklabels([row["model"] for row in rows], rotation=40, ha="right", fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def plot_density(path: Path) -> Path:
@@ -135,12 +126,7 @@ def plot_density(path: Path) -> Path:
         axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", yscale="log", title=f"{case}, {load} % busy",
                  xlabel="latency over resident p50", ylabel="share of calls slower")  # fmt: skip
-    for axes in (left, *others):
-        axes.spines[["top", "right"]].set_visible(False)
-    picture = path.with_suffix(".png")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-    return picture
+    return _save(figure, path.with_suffix(".png"))
 
 
 def plot_link(path: Path) -> Path:
@@ -167,12 +153,7 @@ def plot_link(path: Path) -> Path:
     right.scatter(at, [row["share_due"] for row in shares], color="black", marker="_", s=900)
     right.set(xticks=at, xticklabels=[f"weight {row['weight']}" for row in shares],
               ylabel="share of bytes in any 500 chunks")  # fmt: skip
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    picture = path.with_suffix(".png")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-    return picture
+    return _save(figure, path.with_suffix(".png"))
 
 
 def plot_latencies(picture: Path, latencies_s: dict[str, Any]) -> None:
@@ -184,7 +165,14 @@ def plot_latencies(picture: Path, latencies_s: dict[str, Any]) -> None:
         axes.step(ordered, share, where="post", label=name, color=_COLORS.get(name, "#555555"))
     axes.set(xscale="log", yscale="log", xlabel="LS latency, ms", ylabel="share of requests slower")
     axes.axhline(0.01, color="black", linewidth=0.8, linestyle=":")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
+    _save(figure, picture)
+
+
+def _save(figure: Figure, picture: Path) -> Path:
+    """Writes the figure, without frames, and returns where."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(picture, dpi=120)
     plt.close(figure)
+    return picture

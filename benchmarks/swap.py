@@ -33,7 +33,7 @@ from benchmarks.report import Report
 from benchmarks.workloads import items
 from missile_jax import CopyRecord, LaunchRecord, Model, Runtime
 from missile_jax.memory.link import best_copy
-from missile_jax.memory.residency import Residence
+from missile_jax.memory.residence import Residence
 from missile_jax.memory.store import Store
 from missile_jax.models.layers import random_variables
 from missile_jax.models.minilm import MiniLM

@@ -85,3 +85,9 @@ class QueueFullError(MissileError):
 
 class RuntimeClosedError(MissileError):
     """The runtime was closed, or the model unloaded, before the request was done."""
+
+
+def one_line(error: BaseException) -> str:
+    """Its type and the first line of what it says, at most 300 characters of that."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first:.300}"

@@ -116,16 +116,16 @@ class Runtime:
             self._memory = Memory(
                 self._device,
                 size_bytes("device_memory", device_memory),
-                None if host_memory is None else size_bytes("host_memory", host_memory),
-                None if disk is None else Path(disk),
-                directory,
-                link_bytes_per_s,
-                tenants or {},
-                eviction,
-                copy_observer,
-                self._mux.clock.now_ns,
-                self._mux.lock,
-                self._arrived,
+                host_bytes=None if host_memory is None else size_bytes("host_memory", host_memory),
+                disk=None if disk is None else Path(disk),
+                cache_dir=directory,
+                link_bytes_per_s=link_bytes_per_s,
+                tenants=tenants or {},
+                eviction=eviction,
+                observer=copy_observer,
+                now_ns=self._mux.clock.now_ns,
+                lock=self._mux.lock,
+                arrived=self._arrived,
             )
             self._mux.memory = self._memory.residency
         elif any(x is not None for x in (host_memory, tenants, link_bytes_per_s, copy_observer)):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from missile_jax import SLO, ConfigError, Fifo, Missile, Model, Priority
+from missile_jax import SLO, ConfigError, Fifo, Missile, Model, Priority, Tenant
 from missile_jax.config import Config, HttpConfig
 from missile_jax.server.serve import HttpServer
 from missile_jax.sources import load_config
@@ -263,6 +263,14 @@ def test_a_factory_that_gives_no_model_is_named(load):
     section = load({"models": {"m": {"factory": "my_models:wrong"}}}).models["m"]
     with pytest.raises(ConfigError, match=r"models\.m\.factory='my_models:wrong' gave a int"):
         section.build("m")
+
+
+def test_tenants_are_those_of_the_runtime(load):
+    tenants = {"search": {"link_weight": 2.0, "memory_quota": "1MiB"}, "other": {}}
+    config = load({"models": {"m": MINE}, "device_memory": "1GiB", "tenants": tenants})
+    assert config.build_tenants() == {"search": Tenant(2.0, "1MiB"), "other": Tenant()}
+    assert config.build_tenants()["search"].quota_bytes == 1 << 20
+    assert load({"models": {"m": MINE}}).build_tenants() is None
 
 
 def test_the_policy_keeps_its_floor(load):

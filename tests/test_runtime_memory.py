@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from missile_jax import (
     ModelLoadError,
     Runtime,
     RuntimeClosedError,
+    Tenant,
 )
 from missile_jax.engine.device import InlineDevice
 from missile_jax.program.compile import compilations
@@ -45,6 +47,10 @@ def weights(seed):
 
 def model(k, **fields):
     return Model(f"m{k}", tower, weights(k), example=X, **fields)
+
+
+def busy(params, x):
+    return jax.lax.fori_loop(0, 4_000, lambda _, y: jnp.tanh(y @ params[0]), x)
 
 
 def expected(k):
@@ -227,6 +233,40 @@ def test_a_model_that_never_fits_is_refused_and_others_go_on():
             runtime.load(model(0))
         assert runtime.models() == ["small"]
         np.testing.assert_allclose(runtime.infer("small", X), X @ weights(0)[0], atol=1e-3)
+
+
+def test_tenants_have_their_weight_on_the_link_and_their_quota():
+    tenants = {"search": Tenant(link_weight=3, memory_quota=MODEL_BYTES)}
+    with Runtime(device_memory=THREE_MODELS, tenants=tenants) as runtime:
+        for k in range(2):
+            runtime.load(model(k, tenant="search"))
+            runtime.load(model(k + 2))
+        for k in range(4):
+            check(k, runtime.infer(f"m{k}", X))
+        stats = runtime.stats()
+        link = stats["memory"]["link"]
+        assert link["search/best_effort"]["weight"] == 3
+        assert link["default/best_effort"]["weight"] == 1
+        there = [stats["models"][f"m{k}"]["residency"]["resident_bytes"] for k in range(4)]
+        # There was room for three.
+        assert there == [0, MODEL_BYTES, MODEL_BYTES, MODEL_BYTES]
+
+
+@pytest.mark.parametrize(("eviction", "light_leaves"), [("light_first", True), ("lru", False)])
+def test_the_order_of_eviction_is_the_one_asked_for(eviction, light_leaves):
+    memory = {"device_memory": THREE_MODELS, "link_bytes_per_s": 1e9}
+    with Runtime(**memory, eviction=eviction) as runtime:
+        # To copy the others takes 4 ms, longer than they compute; the light one computes for long.
+        for k in (0, 2, 3):
+            runtime.load(model(k))
+        runtime.load("light", model=busy, params=weights(1)[:1], example=X)
+        for name in ("m0", "light", "m2", "m3"):
+            runtime.infer(name, X)
+        models = runtime.stats()["models"]
+        first, light = (models[name]["residency"] for name in ("m0", "light"))
+        assert (first["heavy"], light["heavy"]) == (True, False)
+        assert (light["evicted_bytes"] > 0) == light_leaves
+        assert light_leaves or first["evicted_bytes"] > 0
 
 
 def test_host_memory_is_a_limit():

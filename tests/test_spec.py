@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from missile_jax import SLO, ConfigError, Model, Priority
+from missile_jax import SLO, ConfigError, Model, Priority, Tenant
 from missile_jax.spec import size_bytes
 
 X = np.zeros((1, 2), np.float32)
@@ -69,6 +69,18 @@ def test_sizes_in_bytes(value, size):
 def test_impossible_sizes_in_bytes(value):
     with pytest.raises(ConfigError, match=r"x=.* must be a positive number of bytes"):
         size_bytes("x", value)
+
+
+@pytest.mark.parametrize("weight", [0, -1, math.inf, math.nan])
+def test_impossible_link_weights(weight):
+    with pytest.raises(ConfigError, match=r"link_weight=.* must be a positive number"):
+        Tenant(link_weight=weight)
+
+
+def test_impossible_quotas():
+    with pytest.raises(ConfigError, match="memory_quota='some' must be a positive number of bytes"):
+        Tenant(memory_quota="some")
+    assert Tenant().quota_bytes is None
 
 
 @pytest.mark.parametrize("deadline_ms", [0, -1, math.inf, math.nan])

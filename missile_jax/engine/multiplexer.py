@@ -25,6 +25,7 @@ from missile_jax.errors import (
     ModelRaisedError,
     QueueFullError,
     RuntimeClosedError,
+    one_line,
 )
 from missile_jax.memory.residency import Residency
 from missile_jax.schedule.view import Launch, Policy
@@ -406,11 +407,11 @@ def _late(request: Request) -> MissileError:
 def _model_error(name: str, error: BaseException) -> MissileError:
     if isinstance(error, MissileError):
         return error  # The memory's, which says all.
-    first = str(error).strip().partition("\n")[0]
+    said = one_line(error)
     # The CPU client raises a ValueError where others raise a JaxRuntimeError.
-    exhausted = isinstance(error, JaxRuntimeError | ValueError) and "RESOURCE_EXHAUSTED" in first
+    exhausted = isinstance(error, JaxRuntimeError | ValueError) and "RESOURCE_EXHAUSTED" in said
     memory = exhausted or isinstance(error, MemoryError)
     kind = DeviceMemoryError if memory else ModelRaisedError
-    failed = kind(f"model {name!r} failed while it ran: {type(error).__name__}: {first:.300}")
+    failed = kind(f"model {name!r} failed while it ran: {said}")
     failed.__cause__ = error
     return failed

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from missile_jax.errors import CheckpointError, ConfigError, HostMemoryError
+from missile_jax.errors import CheckpointError, ConfigError, HostMemoryError, one_line
 from missile_jax.memory.claim import Claims
 from missile_jax.memory.store import HostModel
 from missile_jax.program import entry
@@ -62,10 +62,9 @@ class Disk:
             # Orbax's unfinished folder beside it goes as well.
             for left in self.folder.glob(f"{folder.name}*"):
                 shutil.rmtree(left, ignore_errors=True)
-            first = str(error).strip().partition("\n")[0]
             raise HostMemoryError(
                 f"host memory is full, and model {model.name!r} cannot be written to "
-                f"{self.folder}: {type(error).__name__}: {first:.300}"
+                f"{self.folder}: {one_line(error)}"
             ) from error
         self._saved[model] = folder, manifest
         self.stats["writes"] += 1

@@ -15,7 +15,8 @@ from missile_jax.errors import ConfigError, RuntimeClosedError
 from missile_jax.memory.backing import open_backing
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.host import Host
-from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residence, Residency
+from missile_jax.memory.residence import Residence
+from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
@@ -61,6 +62,7 @@ class Memory:
         self,
         device: JaxDevice,
         device_bytes: int,
+        *,
         host_bytes: int | None,
         disk: Path | None,
         cache_dir: Path,

@@ -12,7 +12,7 @@ from missile_jax.program.plan import Segment
 
 
 class Parameters(Protocol):
-    """All but `use` are called under the engine's lock.
+    """All but `use` and `detached` are called under the engine's lock.
 
     nbytes: of all parameters.
     moves: whether they come and go; if not, `update` need not be called.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from missile_jax.errors import CheckpointError
+from missile_jax.errors import CheckpointError, one_line
 from missile_jax.program import entry, orbax_tree
 from missile_jax.spec import PyTree
 
@@ -28,10 +28,8 @@ def read(name: str, path: Path) -> PyTree:
     except CheckpointError as error:
         raise CheckpointError(f"model {name!r}: {error}") from error
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"model {name!r}: the checkpoint at {path} cannot be read: "
-            f"{type(error).__name__}: {first:.300}"
+            f"model {name!r}: the checkpoint at {path} cannot be read: {one_line(error)}"
         ) from error
 
 

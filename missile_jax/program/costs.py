@@ -97,7 +97,7 @@ class MeasuredCosts:
                 warnings.warn(f"measured costs are not kept: {error}", stacklevel=2)
 
     def _measure(self, eqn: jex.JaxprEqn) -> int:
-        free = [v for v in dict.fromkeys(eqn.invars) if not isinstance(v, jex.Literal)]
+        free = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, jex.Literal)))
         executable = compile_flat(flat_jaxpr([eqn], free, eqn.outvars), self._device)
         operands = [jax.device_put(_operand(v.aval), self._device) for v in free]
         jax.block_until_ready(executable.call(*operands))

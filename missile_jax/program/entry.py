@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from missile_jax.errors import CheckpointError
+from missile_jax.errors import CheckpointError, one_line
 from missile_jax.program import orbax_tree
 from missile_jax.spec import PyTree
 
@@ -111,7 +111,9 @@ def read(
             target = {key: target[key] for key in only}
         tree = orbax_tree.restore(folder, target)
     except Exception as error:
-        raise CheckpointError(f"the checkpoint at {folder} is damaged: {_first(error)}") from error
+        raise CheckpointError(
+            f"the checkpoint at {folder} is damaged: {one_line(error)}"
+        ) from error
     damaged = _damaged(manifest, tree)
     if damaged:
         raise CheckpointError(
@@ -126,7 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.from_json((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} cannot be read: {_first(error)}") from None
+        raise CheckpointError(f"{folder / MANIFEST} cannot be read: {one_line(error)}") from None
 
 
 def verify(folder: Path) -> list[str]:
@@ -226,8 +228,3 @@ def _hash() -> Any:
 
 def _dump(body: dict[str, Any]) -> str:
     return json.dumps(body, indent=1, sort_keys=True) + "\n"
-
-
-def _first(error: Exception) -> str:
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first:.300}"

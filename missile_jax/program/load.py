@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from missile_jax.errors import MissileError, ModelLoadError
+from missile_jax.errors import MissileError, ModelLoadError, one_line
 from missile_jax.program.bind import bind, parameter_leaves
 from missile_jax.program.build import Builder
 from missile_jax.program.plan import Plan, Segment
@@ -31,17 +31,15 @@ def load(spec: Model, builder: Builder, *, segment_all: bool = False) -> Program
     except MissileError:
         raise
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
         raise ModelLoadError(
-            f"model {spec.name!r} could not be loaded: {type(error).__name__}: {first:.300}"
+            f"model {spec.name!r} could not be loaded: {one_line(error)}"
         ) from error
 
 
 def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
     fn, params = bind(spec)
     own, tree = parameter_leaves(spec.name, params)
-    # Copied: the caller may change or donate its arrays, and the CPU backend aliases if it may.
-    device_leaves: list[Any] = [jax.device_put(x, builder.device, may_alias=False) for x in own]
+    device_leaves: list[Any] = [_own_copy(x, builder.device) for x in own]
     example, in_tree = jax.tree.flatten(spec.example)
     examples = [np.asarray(x) for x in example]
     inputs = _input_leaves(spec, in_tree, examples)
@@ -93,8 +91,18 @@ class _Pool:
             if source is array or _equal(source, array):
                 return k
         self._sources.append(array)
-        self.arrays.append(jax.device_put(array, self._device, may_alias=False))
+        self.arrays.append(_own_copy(array, self._device))
         return len(self._sources) - 1
+
+
+def _own_copy(array: Any, device: JaxDevice) -> jax.Array:
+    """On `device`; the caller may change or donate its own.
+
+    A CPU takes numpy arrays that are aligned as they are, `may_alias=False` or not.
+    """
+    if isinstance(array, np.ndarray):
+        array = np.array(array)
+    return jax.device_put(array, device, may_alias=False)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -45,6 +45,13 @@ def test_an_equation_is_measured_once_and_remembered_on_disk(device, tmp_path):
     assert compilations() == before
 
 
+def test_operands_that_are_constants_of_the_program_are_no_arguments(device, tmp_path):
+    """The counter of a loop starts at a literal; the same value may be an operand twice."""
+    (loop,) = eqns(lambda x: lax.fori_loop(0, 3, lambda _, y: y * 2 + x, x))[-1:]
+    assert loop.primitive.name == "scan"
+    assert MeasuredCosts(device, tmp_path).cost_ns(loop) > 0
+
+
 def test_two_writers_merge(device, tmp_path):
     first, second = MeasuredCosts(device, tmp_path), MeasuredCosts(device, tmp_path)
     first.cost_ns(matmul(512))

@@ -1,0 +1,192 @@
+"""One model's parameters on a device that many share: blocks, arrays, how far they have come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from missile_jax._native import Block
+from missile_jax.errors import DeviceMemoryError, MissileError
+from missile_jax.memory.store import Group, HostModel
+from missile_jax.program.plan import Segment
+
+if TYPE_CHECKING:
+    from missile_jax.memory.residency import Residency
+
+
+@dataclass(slots=True)
+class Counters:
+    """hits: times it was let in with nothing to fetch. swap_ins: times there was something."""
+
+    hits: int = 0
+    swap_ins: int = 0
+    swap_in_bytes: int = 0
+    evicted_bytes: int = 0
+    array_creation_ns: int = 0
+    arrays_created: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Residence:
+    """One model's parameters under a `Residency`.
+
+    blocks: of its first groups; those behind are not on the device. held_bytes: what they take.
+    here: groups whose bytes have arrived, counted from the first. early: those that have arrived
+        before an earlier one, since a link with several threads may end copies out of order.
+    first_needs: groups before any plan's first segment can run. steps: counts of groups with which
+        one more segment of some plan can run.
+    admitted: let in, and not to be evicted until it has run.
+    """
+
+    owner: Residency
+    name: str
+    host: HostModel
+    latency: bool
+    pinned: bool
+    tenant: str
+    heavy: bool
+    first_needs: int
+    steps: frozenset[int]
+    blocks: list[Block] = field(default_factory=list)
+    held_bytes: int = 0
+    here: int = 0
+    early: set[int] = field(default_factory=set)
+    admitted: bool = False
+    ran: bool = False
+    waiting: bool = False
+    running: bool = False
+    due_ns: int = 0
+    since_ns: int = 0
+    last_used_ns: int = 0
+    gone: bool = False
+    error: MissileError | None = None
+    counters: Counters = field(default_factory=Counters)
+    arrays: list[jax.Array | None] = field(default_factory=list)
+    moves: bool = True
+    _made: list[bool] = field(default_factory=list)
+    _making: threading.Lock = field(default_factory=threading.Lock)
+    _needs: dict[Segment, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arrays = [self.host.kept.get(i) for i in range(len(self.host.group_of))]
+        self._made = [False] * len(self.host.groups)
+
+    @property
+    def missing(self) -> Sequence[Group]:
+        """The groups that have no place on the device."""
+        return self.host.groups[len(self.blocks) :]
+
+    # What the engine asks; see `Parameters`.
+
+    @property
+    def nbytes(self) -> int:
+        return self.host.size_bytes
+
+    @property
+    def complete(self) -> bool:
+        return self.admitted and self.here == len(self.host.groups)
+
+    # Parameters that failed to come let the launch go ahead, and fail with what happened.
+
+    @property
+    def can_start(self) -> bool:
+        return self.admitted and (self.here >= self.first_needs or self.error is not None)
+
+    def ready(self, segment: Segment) -> bool:
+        needs = self.needs(segment)
+        return self.admitted and (not needs or needs[-1] < self.here or self.error is not None)
+
+    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
+        self.owner.update(self, waiting, running, due_ns)
+
+    def detached(self, result: jax.Array) -> Any:
+        # A model may return a parameter as it is; the answer is to outlive the parameter's stay.
+        return np.array(result) if self.owner.shows_arena(result) else result
+
+    def evict(self) -> int:
+        return self.owner.evict(self)
+
+    def discard(self) -> None:
+        self.owner.remove(self)
+
+    def stats(self) -> dict[str, Any]:
+        counted = self.counters
+        return {
+            "resident_bytes": self.held_bytes,
+            "host_bytes": self.host.size_bytes if self.host.here else 0,
+            "heavy": self.heavy,
+            "hits": counted.hits,
+            "swap_ins": counted.swap_ins,
+            "swap_in_bytes": counted.swap_in_bytes,
+            "evicted_bytes": counted.evicted_bytes,
+            "leaves": sum(map(len, self.host.members)),
+            "array_creation_us": counted.array_creation_ns / 1e3,
+            "arrays_created": counted.arrays_created,
+        }
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether nothing of it has to come from disk."""
+        return self.host.here or len(self.blocks) == len(self.host.groups)
+
+    # Arrays.
+
+    def needs(self, segment: Segment) -> tuple[int, ...]:
+        """The groups that `segment` reads, ascending."""
+        found = self._needs.get(segment)
+        if found is None:
+            groups = {self.host.group_of[i] for i in segment.params} - {-1}
+            found = self._needs[segment] = tuple(sorted(groups))
+        return found
+
+    @contextmanager
+    def use(self, segment: Segment) -> Iterator[Sequence[jax.Array | None]]:
+        # Pins outlast the launch: an array's end alone does not tell that a device is done with it.
+        groups = self.needs(segment)
+        if self.error is not None and groups and groups[-1] >= self.here:
+            raise self.error
+        with ExitStack() as pins:
+            try:
+                for k in groups:
+                    self.blocks[k].pin()
+                    pins.callback(self.blocks[k].unpin)
+                if not all(self._made[k] for k in groups):
+                    self._make(groups)
+            except RuntimeError as error:  # Its bytes are lost: the next request asks anew.
+                self.error = DeviceMemoryError(f"model {self.name!r}: {error}")
+                raise self.error from error
+            yield self.arrays
+
+    def _make(self, groups: Sequence[int]) -> None:
+        with self._making:
+            start_ns = self.owner.now_ns()
+            for k in groups:
+                if self._made[k]:
+                    continue
+                made = self.blocks[k].views(self.host.groups[k].layout, self.owner.make_array)
+                for i, array in zip(self.host.members[k], made, strict=True):
+                    self.arrays[i] = array
+                self._made[k] = True
+                self.counters.arrays_created += len(made)
+            self.counters.array_creation_ns += self.owner.now_ns() - start_ns
+
+    def came(self, group: int) -> bool:
+        """A group's bytes have arrived. Returns whether one more segment can run."""
+        self.early.add(group)
+        before = self.here
+        while self.here in self.early:
+            self.early.remove(self.here)
+            self.here += 1
+        return any(k in self.steps for k in range(before + 1, self.here + 1))
+
+    def drop_arrays(self, group: int) -> None:
+        """Forgets the views of a group."""
+        for i in self.host.members[group]:
+            self.arrays[i] = None
+        self._made[group] = False
