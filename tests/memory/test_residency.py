@@ -63,11 +63,20 @@ class Bench:
         self.now_ns += 1
         return self.now_ns
 
-    def add(self, name, num_leaves, *, heavy=False, latency=False, pinned=False, tenant="t"):
+    def add(
+        self,
+        name,
+        num_leaves,
+        *,
+        leaf_bytes=LEAF,
+        heavy=False,
+        latency=False,
+        pinned=False,
+        tenant="t",
+    ):
         rng = np.random.default_rng(list(name.encode()))
-        leaves = [
-            jnp.asarray(rng.standard_normal(LEAF // 4), jnp.float32) for _ in range(num_leaves)
-        ]
+        shape = (num_leaves, leaf_bytes // 4)
+        leaves = list(jnp.asarray(rng.standard_normal(shape), jnp.float32))
         host = self.store.put(name, leaves, range(num_leaves))
         model = self.residency.add(
             name,
@@ -301,6 +310,48 @@ def test_lost_bytes_are_brought_anew_by_the_next_request():
     model.update(False, False, 0)
     assert model.held_bytes == 0
     bench.run(model)
+
+
+def test_little_is_moved_rather_than_evicted():
+    bench = Bench(4)
+    first, second, third, fourth = (bench.add(name, 1) for name in "abcd")
+    bench.run(first)
+    # It came and was given up: a block without views, which can be moved.
+    second.update(True, False, 0)
+    bench.copy()
+    second.update(False, False, 0)
+    bench.run(third)
+    bench.run(fourth)
+    assert (first.evict(), third.evict()) == (LEAF, LEAF)
+    bench.run(bench.add("wide", 1, leaf_bytes=2 * LEAF))
+    assert (second.held_bytes, fourth.held_bytes) == (LEAF, LEAF)
+    bench.run(second)
+    assert second.counters.swap_ins == 1
+
+
+def test_what_can_not_be_evicted_is_moved():
+    bench = Bench(4)
+    first, second, third, fourth = (bench.add(n, 1, pinned=n in "bd") for n in "abcd")
+    for model in (first, second, third, fourth):
+        bench.run(model)
+    assert (first.evict(), third.evict()) == (LEAF, LEAF)
+    bench.run(bench.add("wide", 1, leaf_bytes=2 * LEAF))
+    for model in (second, fourth):
+        bench.run(model)
+        assert model.counters.swap_ins == 1
+
+
+def test_a_launch_holds_its_blocks_after_their_arrays_are_gone():
+    """On a GPU an array may end before the launch that reads it does."""
+    bench = Bench(4)
+    model = bench.add("a", 1)
+    bench.run(model)
+    (block,) = model.blocks
+    with model.use(segment(0)) as arrays:
+        model.discard()
+        assert arrays == [None]
+        assert block.state == "waiting"
+    assert block.state == "free"
 
 
 def test_a_device_that_fails_to_move_blocks_makes_no_room(caplog):
