@@ -114,8 +114,9 @@ def plot_density(path: Path) -> Path:
         shares = [row["compliant"] for row in rows if row["system"] == system]
         at = np.arange(len(cases)) + (k - (len(systems) - 1) / 2) * width
         left.bar(at, shares, width=width * 0.9, color=_COLORS[system], label=system)
-    left.set(ylabel="functions within their SLO", xticks=range(len(cases)), xticklabels=cases)
-    left.legend(frameon=False, fontsize=8)
+    left.set(ylabel="functions within their SLO", xticks=range(len(cases)), xticklabels=cases,
+             ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))  # fmt: skip
+    left.legend(frameon=False, fontsize=8, ncols=3, loc="upper center")
     for axes, case in zip(others, cases, strict=True):
         for row in (row for row in rows if row["case"] == case):
             percentiles = row["ratio_percentiles"]
@@ -126,6 +127,8 @@ def plot_density(path: Path) -> Path:
         axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", yscale="log", title=f"{case}, {load} % busy",
                  xlabel="latency over resident p50", ylabel="share of calls slower")  # fmt: skip
+        axes.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+        axes.set_xticks([], minor=True)
     return _save(figure, path.with_suffix(".png"))
 
 
