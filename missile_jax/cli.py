@@ -48,19 +48,14 @@ def serve(
     """Load the models in FILE and serve them until SIGINT or SIGTERM, then drain."""
     flags = {"--http-port": http_port, "--host": host, "--policy": policy}
     config = _load(file, flags)
-    http = config.http
     serving.serve(
         [section.build(name) for name, section in config.models.items()],
-        http_port=http.port,
-        host=http.host,
+        http=config.http,
         policy=config.build_policy(),
         device_memory=config.device_memory,
         host_memory=config.host_memory,
         disk=config.disk,
         tenants=config.build_tenants(),
-        max_body_bytes=http.max_body_bytes,
-        max_header_bytes=http.max_header_bytes,
-        drain_s=http.drain_s,
         report=typer.echo,
     )
 

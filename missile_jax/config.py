@@ -10,22 +10,15 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from missile_jax.errors import ConfigError
+from missile_jax.options import HttpOptions, Options, Positive
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
 from missile_jax.spec import SLO, Model, Tenant, size_bytes
 
 Sizes = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _size(value: int | str) -> int | str:
@@ -64,28 +57,14 @@ def _factory(reference: str) -> str:
     return reference
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class HttpConfig(_Section):
-    """Where and how HTTP is served; see `missile_jax.server.serve.HttpServer`."""
-
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
-    max_header_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**10
-    drain_s: Positive = 30.0
-
-
-class SLOConfig(_Section):
+class SLOConfig(Options):
     """See `missile_jax.SLO`."""
 
     deadline_ms: Positive
     percentile: Annotated[float, Field(gt=0, lt=1)] = 0.99
 
 
-class ModelConfig(_Section):
+class ModelConfig(Options):
     """One model: where it comes from, and options of `missile_jax.Model`.
 
     zoo: name of a model of `missile_jax.models`.
@@ -135,14 +114,14 @@ class ModelConfig(_Section):
         return Model(name, made.module, made.variables, example=made.example, **options)
 
 
-class TenantConfig(_Section):
+class TenantConfig(Options):
     """See `missile_jax.Tenant`."""
 
     link_weight: Positive = 1.0
     memory_quota: Size | None = None
 
 
-class Config(_Section):
+class Config(Options):
     """Everything ``missile serve`` can be told.
 
     be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
@@ -158,7 +137,7 @@ class Config(_Section):
     host_memory: Size | None = None
     disk: Annotated[str, Field(min_length=1)] | None = None
     tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
-    http: HttpConfig = HttpConfig()
+    http: HttpOptions = HttpOptions()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
     ]

@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Self
 
 from missile_jax.errors import ConfigError
+from missile_jax.options import HttpOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
-from missile_jax.server.http import MAX_BODY_BYTES
-from missile_jax.server.serve import DRAIN_S, MAX_HEADER_BYTES, HttpServer
+from missile_jax.server.serve import HttpServer
 from missile_jax.spec import Model, Tenant
 
 
@@ -47,27 +47,23 @@ class Serving:
 def serve(
     models: Sequence[Model],
     *,
-    http_port: int = 8000,
-    host: str = "127.0.0.1",
+    http_port: int | None = None,
+    host: str | None = None,
+    http: HttpOptions = HttpOptions(),
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
     disk: str | os.PathLike[str] | None = None,
     tenants: Mapping[str, Tenant] | None = None,
     block: bool = True,
-    max_body_bytes: int = MAX_BODY_BYTES,
-    max_header_bytes: int = MAX_HEADER_BYTES,
-    drain_s: float = DRAIN_S,
     report: Callable[[str], None] = lambda line: None,
 ) -> Serving:
     """Load `models` and serve them over the Open Inference Protocol.
 
-    http_port, host: where to listen. Port 0 takes a free one. Only this machine reaches the default
-        host; there is no access control, so think before you change it.
+    http: where and how HTTP is served. http_port, host: in place of its `port` and `host`.
     policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
-    max_body_bytes, max_header_bytes, drain_s: see `HttpServer`.
     report: called with a line for each thing done: a model that was loaded, the url, the end.
 
     Raises ConfigError for a wrong argument or an address in use, before any model is loaded;
@@ -78,6 +74,8 @@ def serve(
         raise ConfigError(f"models have names {names}; each must have its own")
     if block and threading.current_thread() is not threading.main_thread():
         raise ConfigError("block=True waits for signals, so it needs the main thread")
+    chosen = {"port": http_port, "host": host}
+    http = http.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     with contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
             Runtime(
@@ -88,14 +86,7 @@ def serve(
                 tenants=tenants,
             )
         )
-        server = HttpServer(
-            runtime,
-            host,
-            http_port,
-            max_body_bytes=max_body_bytes,
-            max_header_bytes=max_header_bytes,
-            drain_s=drain_s,
-        )
+        server = HttpServer(runtime, http)
         undo.callback(server.close)
         for model in models:
             start = time.perf_counter()
@@ -103,7 +94,7 @@ def serve(
             seconds = time.perf_counter() - start
             report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
         server.start()
-        serving = Serving(runtime, server, drain_s)
+        serving = Serving(runtime, server, http.drain_s)
         undo.pop_all()
     ready = f"serving {', '.join(names)} on {serving.url}"
     if not block:

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from missile_jax.config import Config, HttpConfig, ModelConfig, SLOConfig, TenantConfig, hint
+from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig, hint
 from missile_jax.errors import ConfigError
+from missile_jax.options import HttpOptions
 
 PREFIX = "MISSILE_"
 FLAGS = {
@@ -104,7 +105,7 @@ def _by_name(models: Any, problems: list[str]) -> Any:
 
 def _variables() -> dict[str, tuple[str, ...]]:
     paths = [(key,) for key in Config.model_fields if key not in ("http", "models", "tenants")]
-    paths += [("http", key) for key in HttpConfig.model_fields]
+    paths += [("http", key) for key in HttpOptions.model_fields]
     return {PREFIX + "_".join(path).upper(): path for path in paths}
 
 
@@ -154,7 +155,7 @@ def _keys(loc: KeyPath) -> Iterable[str]:
         case ():
             return Config.model_fields
         case ("http",):
-            return HttpConfig.model_fields
+            return HttpOptions.model_fields
         case (*_, "slo"):
             return SLOConfig.model_fields
         case ("tenants", _):

@@ -1,6 +1,5 @@
 """Configuration: what wins, what is refused, and how well it is said."""
 
-import inspect
 import sys
 import types
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 import yaml
 
 from missile_jax import SLO, ConfigError, Fifo, Missile, Model, Priority, Tenant
-from missile_jax.config import Config, HttpConfig
-from missile_jax.server.serve import HttpServer
+from missile_jax.config import Config
+from missile_jax.options import HttpOptions
 from missile_jax.sources import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -65,13 +64,7 @@ def problems(load):
 def test_defaults(load):
     config = load({"models": {"m": MINE}})
     assert (config.policy, config.be_floor) == ("missile", 0.0)
-    assert config.http == HttpConfig()
-
-
-def test_defaults_of_http_are_those_of_the_server():
-    parameters = inspect.signature(HttpServer).parameters
-    defaults = {name: parameters[name].default for name in HttpConfig.model_fields}
-    assert HttpConfig().model_dump() == defaults
+    assert config.http == HttpOptions()
 
 
 def test_the_file_yields_to_the_environment_and_that_to_flags(load):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from missile_jax import ConfigError, Fifo, Model, ModelLoadError, RuntimeClosedError
+from missile_jax.options import HttpOptions
 from missile_jax.server.serve import HttpServer
 from missile_jax.serving import serve
 
@@ -80,5 +81,5 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing_behind():
         serve([double(), model], http_port=port, block=False)
     assert set(threading.enumerate()) <= threads
     with serve([double()], http_port=port, block=False) as serving:
-        HttpServer(serving.runtime, port=0).close()
+        HttpServer(serving.runtime, HttpOptions(port=0)).close()
         assert ask(serving.url, 1) == 2

@@ -34,7 +34,6 @@ from missile_jax.server.codec import decode_request, encode_response
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.protocol import CONNECTION, Connection
 
-MAX_BODY_BYTES = 256 * 2**20
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 _log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class HttpApp:
     max_body_bytes: a longer body is answered with 413.
     """
 
-    def __init__(self, dataplane: Dataplane, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, dataplane: Dataplane, *, max_body_bytes: int) -> None:
         self._dataplane = dataplane
         self._max_body_bytes = max_body_bytes
         self._others = _starlette(dataplane)

@@ -11,44 +11,32 @@ import uvicorn
 import uvloop
 
 from missile_jax.errors import ConfigError
+from missile_jax.options import HttpOptions
 from missile_jax.runtime import Runtime
 from missile_jax.server.dataplane import Dataplane
-from missile_jax.server.http import MAX_BODY_BYTES, HttpApp
+from missile_jax.server.http import HttpApp
 from missile_jax.server.protocol import limited_protocol
 
-MAX_HEADER_BYTES = 32 * 2**10
-DRAIN_S = 30.0
 _BACKLOG = 2048
 
 
 class HttpServer:
     """Serves a `Runtime` over HTTP between `start` and `close`, or inside a ``with`` block.
 
-    host, port: where to listen; port 0 takes a free one, and `port` then names it.
-    max_body_bytes, max_header_bytes: a larger request is answered with 413 or 431.
-    drain_s: seconds that requests in flight have to end once `close` is called.
+    host, port: where it listens, also where `options` asked for any free port.
 
     The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
     closed after the server.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        host: str = "127.0.0.1",
-        port: int = 8000,
-        *,
-        max_body_bytes: int = MAX_BODY_BYTES,
-        max_header_bytes: int = MAX_HEADER_BYTES,
-        drain_s: float = DRAIN_S,
-    ) -> None:
-        self._socket = _bind(host, port)
-        self.host = host
+    def __init__(self, runtime: Runtime, options: HttpOptions = HttpOptions()) -> None:
+        self._socket = _bind(options.host, options.port)
+        self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
-                HttpApp(Dataplane(runtime), max_body_bytes=max_body_bytes),
-                http=limited_protocol(max_header_bytes),
+                HttpApp(Dataplane(runtime), max_body_bytes=options.max_body_bytes),
+                http=limited_protocol(options.max_header_bytes),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -57,7 +45,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=max(1, round(drain_s)),
+                timeout_graceful_shutdown=max(1, round(options.drain_s)),
             )
         )
         self._thread = threading.Thread(target=self._run, name="missile-http", daemon=True)

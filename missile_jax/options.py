@@ -1,0 +1,34 @@
+"""What a server can be told, one frozen model a subject: for `serve` and for configuration files.
+
+A value that is not allowed raises pydantic.ValidationError, a ValueError that names it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Options(BaseModel):
+    """Strict, and an error for a key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HttpOptions(Options):
+    """Where and how HTTP is served.
+
+    host, port: where to listen. Port 0 takes a free one. Only this machine reaches the default
+        host; there is no access control, so think before you change it.
+    max_body_bytes, max_header_bytes: a larger request is answered with 413 or 431.
+    drain_s: seconds that requests in flight have to end once the server is closed.
+    """
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**10
+    drain_s: Positive = 30.0
