@@ -5,11 +5,11 @@ objective (SLO) if its p98 is within three times its resident p50: at most 2 % o
 later. One with fewer than 50 calls may have one late call, if it has several. A refused call is
 never allowed.
 
-All systems get the same calls, in turns. *missile* is the runtime; *lru* the same, with models
-leaving by least recent use alone; *cold* loads a model from its checkpoint when it is called;
-*native* holds the functions that are called most, as many as fit, and refuses the others. *ideal*
-is no system: it simulates the calls at one server that serves in order, has every model in place,
-and takes the resident p50 of each, measured in the same run.
+All systems get the same calls, in turns. *missile* is the runtime; *light_first* and
+*lru* are the same with these orders of eviction; *cold* loads a model from its checkpoint when it
+is called; *native* holds the functions that are called most, as many as fit, and refuses the
+others. *ideal* is no system: it simulates the calls at one server that serves in order, has every
+model in place, and takes the resident p50 of each, measured in the same run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from missile_jax import SLO, LaunchRecord, Model, ModelNotFoundError, Runtime
 from missile_jax.memory.memory import ARENA_SHARE
 
 CASES = {"one": (ENCODER,), "mixed": (ENCODER, PERCEPTRON, CONVOLUTIONAL)}
-SYSTEMS = ("missile", "lru", "cold", "native")
+ORDERS = {"missile": "greedy_dual", "light_first": "light_first", "lru": "lru"}
+SYSTEMS = (*ORDERS, "cold", "native")
 # Of all parameters, what the device has room for.
 ROOM = 0.1
 SLO_FACTOR = 3.0
@@ -162,16 +163,14 @@ class _Bench:
             self._native.runtime.load(self._model(k, None))
         self._measure_resident(8)
         memory = round(limit / ARENA_SHARE)
-        missile, lru = (
-            _Served(device_memory=memory, eviction=order) for order in ("light_first", "lru")
-        )
-        for system in (missile, lru):
+        swapping = [_Served(device_memory=memory, eviction=order) for order in ORDERS.values()]
+        for system in swapping:
             self._stack.enter_context(system.runtime)
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        self._load((missile.runtime, lru.runtime), folder)
+        self._load([system.runtime for system in swapping], folder)
         cold = WholeModels(self._stored(folder), limit)
         self._stack.callback(cold.close)
-        served = (missile, lru, cold, self._native)
+        served = (*swapping, cold, self._native)
         self._systems = dict(zip(SYSTEMS, served, strict=True))
         return self
 

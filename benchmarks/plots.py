@@ -20,6 +20,7 @@ _COLORS = {
     "fifo": "#e6ab02",
     "missile": "#1b6ca8",
     "missile-after": "#7fb3d5",
+    "light_first": "#2e86c1",
     "lru": "#7fb3d5",
     "cold": "#d95f02",
     "native": "#e6ab02",

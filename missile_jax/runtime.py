@@ -65,8 +65,9 @@ class Runtime:
     tenants: by name, what a tenant gets of the link and of device memory; see `Tenant`.
     link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
         served over a slower bus; None for as fast as the machine copies.
-    eviction: who leaves the device first when room is wanted: ``"light_first"``, models that are
-        quick to bring back, or ``"lru"``, least recent use alone.
+    eviction: who leaves the device first when room is wanted: ``"greedy_dual"`` (default), who is
+        worth least, by delay saved, uses and age; ``"light_first"``, models that are quick to bring
+        back; ``"lru"``, least recent use alone.
     copy_observer: called with a CopyRecord after each copy of parameters to the device.
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
@@ -91,7 +92,7 @@ class Runtime:
         disk: str | os.PathLike[str] | None = None,
         tenants: Mapping[str, Tenant] | None = None,
         link_bytes_per_s: float | None = None,
-        eviction: str = "light_first",
+        eviction: str | None = None,
         copy_observer: Callable[[CopyRecord], None] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
@@ -121,16 +122,18 @@ class Runtime:
                 cache_dir=directory,
                 link_bytes_per_s=link_bytes_per_s,
                 tenants=tenants or {},
-                eviction=eviction,
+                eviction=eviction or "greedy_dual",
                 observer=copy_observer,
                 now_ns=self._mux.clock.now_ns,
                 lock=self._mux.lock,
                 arrived=self._arrived,
             )
             self._mux.memory = self._memory.residency
-        elif any(x is not None for x in (host_memory, tenants, link_bytes_per_s, copy_observer)):
+        elif any(
+            x is not None for x in (host_memory, tenants, link_bytes_per_s, eviction, copy_observer)
+        ):
             raise ConfigError(
-                "host_memory=, tenants=, link_bytes_per_s= and copy_observer= need "
+                "host_memory=, tenants=, link_bytes_per_s=, eviction= and copy_observer= need "
                 "device_memory=, else parameters stay on the device"
             )
         self._loading = threading.Lock()

@@ -296,8 +296,9 @@ def test_a_launch_that_needs_too_much_temporary_memory_is_refused():
         ({"device_memory": 0}, "device_memory=0 must be"),
         ({"device_memory": "1GiB", "host_memory": "-1"}, "host_memory='-1' must be"),
         ({"host_memory": "1GiB"}, "host_memory=.* need device_memory="),
+        ({"eviction": "lru"}, "eviction= .* need device_memory="),
         ({"device_memory": 2**60}, "device_memory= is too much: arena"),
-        ({"device_memory": "1MiB", "eviction": "mru"}, "eviction='mru' is unknown; allowed: 'li"),
+        ({"device_memory": "1MiB", "eviction": "mru"}, "eviction='mru' is unknown; allowed: 'gr"),
     ],
 )
 def test_impossible_sizes_are_refused(fields, message):

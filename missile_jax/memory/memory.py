@@ -14,10 +14,11 @@ from missile_jax._native import Block, Copy, Flow
 from missile_jax.errors import ConfigError, RuntimeClosedError
 from missile_jax.memory.backing import open_backing
 from missile_jax.memory.disk import Disk
+from missile_jax.memory.eviction import EVICTION_ORDERS, Return, cost_of_return
 from missile_jax.memory.host import Host
 from missile_jax.memory.residence import Residence
-from missile_jax.memory.residency import EVICTION_ORDERS, FetchDone, Residency
-from missile_jax.memory.store import Store
+from missile_jax.memory.residency import FetchDone, Residency
+from missile_jax.memory.store import HostModel, Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
 from missile_jax.program.program import Program
@@ -104,7 +105,7 @@ class Memory:
             lock,
             arrived,
             quotas,
-            EVICTION_ORDERS[eviction],
+            EVICTION_ORDERS[eviction](),
         )
         self._flows: dict[tuple[str, bool], Flow] = {}
 
@@ -118,7 +119,7 @@ class Memory:
         plans = list(program.plans.values())
         host = self.store.put(info.name, program.leaves, order_of_use(plans))
         latency = info.priority is Priority.LATENCY
-        heavy = self._is_heavy(host.size_bytes, plans[0])
+        cost = self._cost_of_return(host, plans[0])
         with self._lock:
             residence = self.residency.add(
                 info.name,
@@ -126,7 +127,7 @@ class Memory:
                 plans,
                 latency=latency,
                 tenant=info.tenant,
-                heavy=heavy,
+                cost=cost,
                 pinned=pinned,
             )
             room = self.host.keep(host, self.residency.spillable(residence))
@@ -140,10 +141,12 @@ class Memory:
             raise error
         return residence
 
-    def _is_heavy(self, size_bytes: int, plan: Plan) -> bool:
-        """Whether bringing it takes over half of its compute time, so that it would be felt."""
-        transfer_ns = size_bytes / self._bytes_per_s * 1e9
-        return transfer_ns > plan.whole.duration_ns / 2
+    def _cost_of_return(self, host: HostModel, plan: Plan) -> Return:
+        return cost_of_return(
+            [round(group.size_bytes / self._bytes_per_s * 1e9) for group in host.groups],
+            [max((host.group_of[i] for i in s.params), default=-1) for s in plan.segments],
+            [segment.duration_ns for segment in plan.segments],
+        )
 
     def _flow(self, tenant: str, latency: bool) -> Flow:
         flow = self._flows.get((tenant, latency))

@@ -13,6 +13,7 @@ import numpy as np
 
 from missile_jax._native import Block
 from missile_jax.errors import DeviceMemoryError, MissileError
+from missile_jax.memory.eviction import Return
 from missile_jax.memory.store import Group, HostModel
 from missile_jax.program.plan import Segment
 
@@ -42,6 +43,7 @@ class Residence:
     first_needs: groups before any plan's first segment can run. steps: counts of groups with which
         one more segment of some plan can run.
     admitted: let in, and not to be evicted until it has run.
+    worth: kept for the order of eviction.
     """
 
     owner: Residency
@@ -50,7 +52,7 @@ class Residence:
     latency: bool
     pinned: bool
     tenant: str
-    heavy: bool
+    cost: Return
     first_needs: int
     steps: frozenset[int]
     blocks: list[Block] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Residence:
     due_ns: int = 0
     since_ns: int = 0
     last_used_ns: int = 0
+    worth: float = 0.0
     gone: bool = False
     error: MissileError | None = None
     counters: Counters = field(default_factory=Counters)
@@ -81,6 +84,16 @@ class Residence:
     def missing(self) -> Sequence[Group]:
         """The groups that have no place on the device."""
         return self.host.groups[len(self.blocks) :]
+
+    # What an order of eviction asks; see `Resident`.
+
+    @property
+    def uses(self) -> int:
+        return self.counters.hits + self.counters.swap_ins
+
+    @property
+    def size_bytes(self) -> int:
+        return self.host.size_bytes
 
     # What the engine asks; see `Parameters`.
 
@@ -120,7 +133,7 @@ class Residence:
         return {
             "resident_bytes": self.held_bytes,
             "host_bytes": self.host.size_bytes if self.host.here else 0,
-            "heavy": self.heavy,
+            "heavy": self.cost.heavy,
             "hits": counted.hits,
             "swap_ins": counted.swap_ins,
             "swap_in_bytes": counted.swap_in_bytes,

@@ -2,9 +2,9 @@
 
 Rules, after Torpor (arXiv:2306.03622). Parameters come in group by group in order of use, and go
 from the last group on, so that what is left of a model is always its beginning. Eviction copies
-nothing: the host has it all, or the disk. Models that are quick to bring back (light) leave first,
-others (heavy) by least recent use. A model that has been let in stays until it has run. A tenant
-over its quota makes room among its own models, and waits alone.
+nothing: the host has it all, or the disk. Who leaves is for an order of `memory.eviction` to say. A
+model that has been let in stays until it has run. A tenant over its quota makes room among its own
+models, and waits alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jax
 
 from missile_jax._native import Arena, Block
 from missile_jax.errors import DeviceMemoryError, MissileError
+from missile_jax.memory.eviction import EvictionOrder, Return
 from missile_jax.memory.host import Host, nothing
 from missile_jax.memory.residence import Residence
 from missile_jax.memory.store import Group, HostModel
@@ -29,8 +30,6 @@ FetchDone = Callable[[str | None], None]
 Fetch = Callable[[Residence, int, Block, FetchDone], None]
 # Makes an array of a DLPack capsule.
 MakeArray = Callable[[Any], jax.Array]
-# The key by which models leave: the least one first.
-EvictionOrder = Callable[[Residence], tuple[Any, ...]]
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Residency:
     arrived: called, without the lock, after a copy or the disk has changed what can run.
     lock: the engine's.
     quotas: bytes of the arena that a tenant may hold; no limit for those that are not in it.
-    eviction_order: who leaves first, of those that may.
+    eviction: who leaves first, of those that may.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Residency:
         lock: Any,
         arrived: Callable[[], None],
         quotas: Mapping[str, int],
-        eviction_order: EvictionOrder,
+        eviction: EvictionOrder,
     ) -> None:
         self.make_array = make_array
         self.now_ns = now_ns
@@ -67,7 +66,7 @@ class Residency:
         self._lock = lock
         self._arrived = arrived
         self._quotas = dict(quotas)
-        self._eviction_order = eviction_order
+        self._eviction = eviction
         self._changed = threading.Condition(lock)
         self._models: dict[int, Residence] = {}
         self._asking: dict[int, Residence] = {}
@@ -81,7 +80,7 @@ class Residency:
         *,
         latency: bool,
         tenant: str,
-        heavy: bool,
+        cost: Return,
         pinned: bool = False,
     ) -> Residence:
         """Takes a model, with nothing of it on the device yet.
@@ -99,7 +98,7 @@ class Residency:
                 f"model {name!r}: its parameters take {size} bytes on the device, "
                 f"the quota of tenant {tenant!r} is {self._quotas[tenant]}"
             )
-        residence = Residence(self, name, host, latency, pinned, tenant, heavy, 0, frozenset())
+        residence = Residence(self, name, host, latency, pinned, tenant, cost, 0, frozenset())
         firsts = [residence.needs(plan.segments[0]) for plan in plans]
         residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
         needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
@@ -224,6 +223,7 @@ class Residency:
             model.counters.swap_ins += 1
         else:
             model.counters.hits += 1
+        self._eviction.used(model)
         model.admitted, model.ran = True, False
         return True
 
@@ -245,7 +245,10 @@ class Residency:
         victims = [other for other in self._evictable(model) if other.tenant == model.tenant]
         if excess > sum(other.held_bytes for other in victims):
             return False
-        for victim in sorted(victims, key=self._eviction_order):
+        for victim in sorted(victims, key=self._leaves):
+            if excess <= 0:
+                break
+            self._eviction.evicted(victim)
             while excess > 0 and victim.blocks:
                 before = victim.held_bytes
                 self._evict_to(victim, len(victim.blocks) - 1)
@@ -296,6 +299,7 @@ class Residency:
                 continue
             victim = self._victim(model)
             if victim is not None:
+                self._eviction.evicted(victim)
                 self._evict_to(victim, len(victim.blocks) - 1)
                 continue
             self._drop_idle_views()
@@ -314,7 +318,10 @@ class Residency:
             return False
 
     def _victim(self, model: Residence) -> Residence | None:
-        return min(self._evictable(model), key=self._eviction_order, default=None)
+        return min(self._evictable(model), key=self._leaves, default=None)
+
+    def _leaves(self, model: Residence) -> tuple[Any, ...]:
+        return (model.waiting, *self._eviction.key(model))
 
     def _evictable(self, model: Residence) -> Iterator[Residence]:
         """Who could make room for `model`."""
@@ -361,19 +368,6 @@ class Residency:
 
 def _order(model: Residence) -> tuple[bool, int, int, str]:
     return (not model.latency, model.due_ns, model.since_ns, model.name)
-
-
-def light_first(model: Residence) -> tuple[bool, bool, int]:
-    """Light models leave before heavy ones, each by least recent use."""
-    return (model.waiting, model.heavy, model.last_used_ns)
-
-
-def least_recent(model: Residence) -> tuple[bool, int]:
-    """Models leave by least recent use, whatever bringing them back costs."""
-    return (model.waiting, model.last_used_ns)
-
-
-EVICTION_ORDERS: dict[str, EvictionOrder] = {"light_first": light_first, "lru": least_recent}
 
 
 def _may_spill(model: Residence, asker: Residence) -> bool:

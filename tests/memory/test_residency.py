@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from missile_jax._native import Arena
 from missile_jax.errors import DeviceMemoryError
+from missile_jax.memory.eviction import GreedyDual, LeastRecent, LightFirst, Return
 from missile_jax.memory.host import Host
-from missile_jax.memory.residency import Residency, least_recent, light_first
+from missile_jax.memory.residency import Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan, Segment
@@ -39,7 +40,7 @@ def plan(num_leaves):
 class Bench:
     """A residency whose copies the test ends, one by one in order."""
 
-    def __init__(self, groups_of_room, eviction_order=light_first, **quotas):
+    def __init__(self, groups_of_room, eviction=None, **quotas):
         self.lock = threading.RLock()
         self.arena = Arena(groups_of_room * LEAF, alignment=64)
         self.store = Store(LEAF, 64)
@@ -56,7 +57,7 @@ class Bench:
             self.lock,
             lambda: None,
             {tenant: groups * LEAF for tenant, groups in quotas.items()},
-            eviction_order,
+            eviction or LightFirst(),
         )
 
     def tick(self):
@@ -70,6 +71,7 @@ class Bench:
         *,
         leaf_bytes=LEAF,
         heavy=False,
+        delay_ns=0,
         latency=False,
         pinned=False,
         tenant="t",
@@ -84,7 +86,7 @@ class Bench:
             [plan(num_leaves)],
             latency=latency,
             tenant=tenant,
-            heavy=heavy,
+            cost=Return(heavy, delay_ns),
             pinned=pinned,
         )
         self.values[name] = [np.asarray(x) for x in leaves]
@@ -149,22 +151,19 @@ def test_what_is_used_lately_stays_and_what_is_left_is_the_beginning():
     assert old.counters.swap_in_bytes == 3 * LEAF
 
 
-def test_light_models_leave_before_heavy_ones():
-    bench = Bench(4)
-    heavy, light, asks = bench.add("heavy", 2, heavy=True), bench.add("light", 2), bench.add("c", 2)
+@pytest.mark.parametrize(
+    ("eviction", "heavy_stays"),
+    [(LightFirst(), True), (GreedyDual(), True), (LeastRecent(), False)],
+)
+def test_who_leaves_is_for_the_order_to_say(eviction, heavy_stays):
+    bench = Bench(4, eviction)
+    heavy = bench.add("heavy", 2, heavy=True, delay_ns=1000)
+    light, asks = bench.add("light", 2, delay_ns=10), bench.add("c", 2)
     bench.run(heavy)
     bench.run(light)
     bench.run(asks)
-    assert [len(m.blocks) for m in (heavy, light)] == [2, 0]
-
-
-def test_without_a_privilege_who_was_used_least_lately_leaves():
-    bench = Bench(4, least_recent)
-    heavy, light, asks = bench.add("heavy", 2, heavy=True), bench.add("light", 2), bench.add("c", 2)
-    bench.run(heavy)
-    bench.run(light)
-    bench.run(asks)
-    assert [len(m.blocks) for m in (heavy, light)] == [0, 2]
+    assert [len(m.blocks) for m in (heavy, light)] == ([2, 0] if heavy_stays else [0, 2])
+    assert heavy.uses == light.uses == 1
 
 
 def test_pinned_models_never_leave():

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from missile_jax._native import Arena
 from missile_jax.memory.disk import Disk
+from missile_jax.memory.eviction import LightFirst, Return
 from missile_jax.memory.host import Host
-from missile_jax.memory.residency import Residency, light_first
+from missile_jax.memory.residency import Residency
 from missile_jax.memory.store import Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan, Segment
@@ -51,7 +52,7 @@ class Bench:
             self.lock,
             lambda: None,
             {},
-            light_first,
+            LightFirst(),
         )
 
     def tick(self):
@@ -72,7 +73,7 @@ class Bench:
         host = self.store.put(name, leaves, range(len(leaves)))
         with self.lock:
             model = self.residency.add(
-                name, host, [plan(len(seeds))], latency=latency, tenant="t", heavy=False
+                name, host, [plan(len(seeds))], latency=latency, tenant="t", cost=Return(False, 0)
             )
             room = self.host.keep(host, self.residency.spillable(model))
         assert room.result(30) is None
