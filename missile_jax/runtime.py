@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +31,7 @@ from missile_jax.program.build import Builder
 from missile_jax.program.compile import persistent_cache
 from missile_jax.program.costs import MeasuredCosts
 from missile_jax.program.load import load
-from missile_jax.program.program import Inputs, Program
+from missile_jax.program.program import CopyIn, Inputs, Program, stage
 from missile_jax.schedule.policies import make_policy
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.view import Policy
@@ -238,7 +239,8 @@ class Runtime:
             also CheckpointError and HostMemoryError.
         """
         program = self._program(name)
-        return self._send(program, self._request(program, program.accept(inputs), deadline_ms))
+        accepted = program.accept(inputs, self._copy_in(program))
+        return self._send(program, self._request(program, accepted, deadline_ms))
 
     def submit_tensors(
         self, name: str, tensors: Mapping[str, np.ndarray], *, deadline_ms: float | None = None
@@ -251,7 +253,7 @@ class Runtime:
             raise InvalidInputError(
                 f"model {name!r}: got the inputs {sorted(tensors)}, allowed are {names}"
             )
-        inputs = program.accept_leaves(leaves)
+        inputs = program.accept_leaves(leaves, self._copy_in(program))
         return self._send(
             program, self._request(program, inputs, deadline_ms, program.named_outputs)
         )
@@ -259,7 +261,8 @@ class Runtime:
     def infer(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> PyTree:
         """`submit`, and waits for the result. Raises what the future raises."""
         program = self._program(name)
-        request = self._request(program, program.accept(inputs), deadline_ms)
+        accepted = program.accept(inputs, self._copy_in(program))
+        request = self._request(program, accepted, deadline_ms)
         self._mux.run(request)
         if not self._mux.device.autonomous:
             with self._driving:
@@ -283,6 +286,9 @@ class Runtime:
     def _program(self, name: str) -> Program:
         self._mux.check_open()
         return self._mux.table[name].program
+
+    def _copy_in(self, program: Program) -> CopyIn:
+        return stage if self._memory is None else partial(self._memory.copy_in, program.info)
 
     def _send(self, program: Program, request: Request) -> Future:
         plan = program.plan_for(request.rows, request.length)

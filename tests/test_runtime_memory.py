@@ -252,6 +252,40 @@ def test_tenants_have_their_weight_on_the_link_and_their_quota():
         assert there == [0, MODEL_BYTES, MODEL_BYTES, MODEL_BYTES]
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_large_inputs_take_their_tenants_turn_on_the_link(dtype):
+    large = np.arange(1 << 19).reshape(8, -1).astype(dtype)
+    with Runtime(device_memory="8MiB") as runtime:
+        runtime.load(
+            "ends",
+            model=lambda w, x: x[:, -1] * w,
+            params=np.array(2, dtype),
+            example=large,
+            buckets=[8],
+            tenant="search",
+            priority="latency",
+        )
+        given = large.copy()
+        future = runtime.submit("ends", given)
+        given[:] = 0  # The caller's own again, once it is submitted.
+        np.testing.assert_array_equal(future.result(60), 2 * large[:, -1])
+        before = runtime.stats()["memory"]["link"]["search/latency"]["bytes"]
+        runtime.infer("ends", large)
+        after = runtime.stats()["memory"]["link"]["search/latency"]["bytes"]
+    assert after - before == large.nbytes
+
+
+def test_a_large_input_after_the_end_is_refused_as_any_other():
+    large = np.zeros((1, 1 << 19), np.float32)
+    with Runtime(device_memory="8MiB") as runtime:
+        runtime.load("sum", model=lambda w, x: x.sum(1) * w, params=np.float32(1), example=large)
+    with pytest.raises(RuntimeClosedError):
+        runtime.submit("sum", large)
+    memory = runtime._memory
+    with pytest.raises(RuntimeClosedError, match="model 'sum': the link is closed"):
+        memory.copy_in(runtime._mux.table["sum"].program.info, large)
+
+
 @pytest.mark.parametrize(("eviction", "light_leaves"), [("light_first", True), ("lru", False)])
 def test_the_order_of_eviction_is_the_one_asked_for(eviction, light_leaves):
     memory = {"device_memory": THREE_MODELS, "link_bytes_per_s": 1e9}

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from missile_jax._native import Block, Copy, Flow
+import numpy as np
+
+from missile_jax._native import Block, Copy, Flow, staging_like
 from missile_jax.errors import ConfigError, RuntimeClosedError
 from missile_jax.memory.backing import open_backing
 from missile_jax.memory.disk import Disk
@@ -21,11 +23,13 @@ from missile_jax.memory.residency import FetchDone, Residency
 from missile_jax.memory.store import HostModel, Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
-from missile_jax.program.program import Program
-from missile_jax.spec import JaxDevice, Priority, Tenant
+from missile_jax.program.program import Program, stage
+from missile_jax.spec import JaxDevice, ModelInfo, Priority, Tenant
 
 # Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
 ARENA_SHARE = 0.75
+# Inputs from here on are copied by the link; to wake its thread takes as long as to copy 64 KiB.
+_OVER_THE_LINK_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class Memory:
         )
         self._lock = lock
         self._observer = observer
+        self._host_is_device = device.platform == "cpu"
         self._bytes_per_s = backing.bytes_per_s
         self.arena, self.link = backing.arena, backing.link
         self.store = Store(backing.group_bytes, backing.alignment, backing.host_zeros)
@@ -157,6 +162,26 @@ class Memory:
             self._flows[tenant, latency] = flow
         return flow
 
+    def copy_in(self, info: ModelInfo, array: np.ndarray) -> np.ndarray:
+        """A copy of a request's input [B, ...] that XLA's CPU client takes as it is.
+
+        A large one goes over the link, in the turns of the model's tenant and class: so uploads
+        hold up nobody's parameters. The caller waits. Raises RuntimeClosedError.
+        """
+        if array.nbytes < _OVER_THE_LINK_BYTES or not self._host_is_device:
+            return stage(array)
+        staged = staging_like(array)
+        try:
+            with self._lock:
+                flow = self._flow(info.tenant, info.priority is Priority.LATENCY)
+            copy = flow.copy(_place(staged), 0, _place(array), 0, array.nbytes)
+        except RuntimeError as error:
+            raise RuntimeClosedError(f"model {info.name!r}: {error}") from None
+        copy.wait()
+        if copy.error is not None:
+            raise RuntimeClosedError(f"model {info.name!r}: {copy.error}")
+        return staged
+
     def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> None:
         assert model.host.data is not None
         data = model.host.data[k]
@@ -187,6 +212,11 @@ class Memory:
         self.residency.close()
         self.host.close()
         self.link.close()
+
+
+def _place(array: np.ndarray) -> tuple[int, np.ndarray]:
+    # Not the buffer protocol: numpy has none for bfloat16.
+    return array.ctypes.data, array
 
 
 def order_of_use(plans: Sequence[Plan]) -> list[int]:

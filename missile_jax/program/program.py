@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,14 @@ from missile_jax._native import stack_rows
 from missile_jax.errors import InvalidInputError, UnsupportedShapeError
 from missile_jax.program.plan import Plan
 from missile_jax.spec import ModelInfo, Priority, PyTree
+
+# Copies an array [B, ...], so that XLA's CPU client takes the copy as it is: aligned.
+CopyIn = Callable[[np.ndarray], np.ndarray]
+
+
+def stage(array: np.ndarray) -> np.ndarray:
+    """A copy of `array` made by this thread."""
+    return stack_rows([array], len(array))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +95,10 @@ class Program:
         """Rows that may share a batch."""
         return self.info.buckets[-1] if self.batched else 0
 
-    def accept(self, inputs: PyTree) -> Inputs:
+    def accept(self, inputs: PyTree, copy: CopyIn = stage) -> Inputs:
         """Checks `inputs` and copies them to the host, so that the caller may go on writing them.
+
+        copy: makes the copy of a C-contiguous array [B, ...].
 
         Raises:
             InvalidInputError: another tree, dtype or trailing shape than the example's.
@@ -100,11 +110,12 @@ class Program:
                 f"model {self.info.name!r}: inputs have the tree {tree}, "
                 f"the example has {self.in_tree}"
             )
-        return self.accept_leaves(leaves)
+        return self.accept_leaves(leaves, copy)
 
-    def accept_leaves(self, leaves: Sequence[Any]) -> Inputs:
+    def accept_leaves(self, leaves: Sequence[Any], copy: CopyIn = stage) -> Inputs:
         """`accept` for inputs that are flat already, in the order of `info.inputs`."""
-        arrays = [self._array(leaf, value) for leaf, value in zip(self.inputs, leaves, strict=True)]
+        pairs = zip(self.inputs, leaves, strict=True)
+        arrays = [copy(self._array(leaf, value)) for leaf, value in pairs]
         rows, lengths = arrays[0].shape[0], self.info.lengths
         actual = length = 0
         if lengths:
@@ -143,10 +154,7 @@ class Program:
                 f"model {self.info.name!r}: input {leaf.name!r} has shape {array.shape}, "
                 f"allowed is {self._allowed(leaf)}"
             )
-        # One copy, aligned: XLA's CPU client takes it as it is, the caller keeps its own.
-        if array.dtype != leaf.dtype:
-            array = array.astype(leaf.dtype)
-        return stack_rows([array], len(array))
+        return array if array.dtype == leaf.dtype else array.astype(leaf.dtype)
 
     def _allowed(self, leaf: Leaf) -> str:
         axes = [

@@ -13,6 +13,14 @@ namespace py = pybind11;
 
 namespace {
 
+py::array ArrayOf(std::unique_ptr<missile::StagingBlock> block, const py::dtype& dtype,
+                  const std::vector<py::ssize_t>& shape) {
+  void* data = block->data();
+  py::capsule owner(block.release(),
+                    [](void* p) { delete static_cast<missile::StagingBlock*>(p); });
+  return py::array(dtype, shape, data, owner);
+}
+
 // Stacks C-contiguous parts along their first axis into one aligned array of `rows` rows,
 // zero-padded behind the last part. Sizes are checked here because the copies run without the GIL.
 py::array StackRows(const py::list& parts, py::ssize_t rows) {
@@ -58,10 +66,12 @@ py::array StackRows(const py::list& parts, py::ssize_t rows) {
     block->ZeroFrom(offset);
   }
   shape[0] = rows;
-  void* data = block->data();
-  py::capsule owner(block.release(),
-                    [](void* p) { delete static_cast<missile::StagingBlock*>(p); });
-  return py::array(first.dtype(), shape, data, owner);
+  return ArrayOf(std::move(block), first.dtype(), shape);
+}
+
+py::array StagingLike(const py::array& array) {
+  return ArrayOf(std::make_unique<missile::StagingBlock>(static_cast<std::size_t>(array.nbytes())),
+                 array.dtype(), {array.shape(), array.shape() + array.ndim()});
 }
 
 }  // namespace
@@ -74,6 +84,8 @@ PYBIND11_MODULE(_native, m) {
         "Stack C-contiguous arrays [n_i, ...] of one dtype and trailing shape into a new 64-byte "
         "aligned array [rows, ...], zeros behind the last part. The copy runs without the GIL. "
         "Raises ValueError if the parts do not fit together or hold more than `rows` rows.");
+  m.def("staging_like", &StagingLike, py::arg("array"),
+        "A new 64-byte aligned array of the shape and dtype of `array`, with any bytes in it.");
   m.def(
       "keep_freed_memory", &missile::KeepFreedMemory,
       "Let the C heap keep what is freed, so that large buffers bring no page faults when they are "
