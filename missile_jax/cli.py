@@ -42,15 +42,25 @@ Examples:
 def serve(
     file: File,
     http_port: Annotated[int | None, typer.Option(help="0 takes a free port.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="0 takes a free port. No gRPC if left out here and in FILE.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on for HTTP.")] = None,
     policy: Annotated[str | None, typer.Option(help="Who goes next on the device.")] = None,
 ) -> None:
     """Load the models in FILE and serve them until SIGINT or SIGTERM, then drain."""
-    flags = {"--http-port": http_port, "--host": host, "--policy": policy}
+    flags = {
+        "--http-port": http_port,
+        "--grpc-port": grpc_port,
+        "--host": host,
+        "--policy": policy,
+    }
     config = _load(file, flags)
     serving.serve(
         [section.build(name) for name, section in config.models.items()],
         http=config.http,
+        grpc=config.grpc,
+        shared_memory=config.shared_memory,
         policy=config.build_policy(),
         device_memory=config.device_memory,
         host_memory=config.host_memory,

@@ -13,7 +13,13 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions, Options, Positive
+from missile_jax.options import (
+    GrpcOptions,
+    HttpOptions,
+    Options,
+    Positive,
+    SharedMemoryOptions,
+)
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
 from missile_jax.spec import SLO, Model, Tenant, size_bytes
@@ -138,6 +144,8 @@ class Config(Options):
     disk: Annotated[str, Field(min_length=1)] | None = None
     tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
     http: HttpOptions = HttpOptions()
+    grpc: GrpcOptions = GrpcOptions()
+    shared_memory: SharedMemoryOptions = SharedMemoryOptions()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
     ]

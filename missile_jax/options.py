@@ -32,3 +32,35 @@ class HttpOptions(Options):
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
     max_header_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**10
     drain_s: Positive = 30.0
+
+
+class GrpcOptions(Options):
+    """Whether, where and how gRPC is served.
+
+    host, port: where to listen. Without a port there is no gRPC; port 0 takes a free one. Only this
+        machine reaches the default host; there is no access control, so think before you change it.
+    max_message_bytes: a larger request is refused with RESOURCE_EXHAUSTED.
+    max_stream_requests: requests of one stream that may be under way; more wait at the client.
+    drain_s: seconds that requests in flight have to end once the server is closed.
+    """
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    max_message_bytes: Annotated[int, Field(ge=1, lt=2**31)] = 256 * 2**20
+    max_stream_requests: Annotated[int, Field(ge=1)] = 128
+    drain_s: Positive = 30.0
+
+
+class SharedMemoryOptions(Options):
+    """Tensors in shared memory instead of in messages.
+
+    system: whether clients may name POSIX shared memory, by gRPC and HTTP alike. Any client then
+        has the server read and write any shared memory object of the server's user.
+    max_regions: how many may be registered at a time.
+    max_request_bytes: how much the inputs of one request may have in shared memory.
+    """
+
+    system: bool = False
+    max_regions: Annotated[int, Field(ge=1)] = 256
+    # One read gives no more than this.
+    max_request_bytes: Annotated[int, Field(ge=1, le=0x7FFFF000)] = 256 * 2**20

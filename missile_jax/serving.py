@@ -8,33 +8,44 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions
+from missile_jax.options import GrpcOptions, HttpOptions, SharedMemoryOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
+from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
 from missile_jax.spec import Model, Tenant
 
+if TYPE_CHECKING:
+    from missile_jax.server.grpc.server import GrpcServer
+
 
 class Serving:
-    """A runtime and the server in front of it, to be closed together.
+    """A runtime and the servers in front of it, to be closed together.
 
-    runtime: may be used directly beside the server.
-    url: where clients reach it.
+    runtime: may be used directly beside the servers.
+    url: where clients reach it over HTTP.
+    grpc_url: where clients reach it over gRPC, as ``"host:port"``; None where it is not served.
     """
 
-    def __init__(self, runtime: Runtime, server: HttpServer, drain_s: float) -> None:
+    def __init__(
+        self, runtime: Runtime, http: HttpServer, grpc: GrpcServer | None, drain_s: float
+    ) -> None:
         self.runtime = runtime
-        self.url = server.url
-        self._server = server
+        self.url = http.url
+        self.grpc_url = None if grpc is None else grpc.url
+        self._servers = (http,) if grpc is None else (http, grpc)
         self._drain_s = drain_s
 
     def close(self) -> None:
         """Take no more requests, finish those in flight, close the runtime. May be called again."""
-        self._server.close()
+        with ThreadPoolExecutor() as both:
+            for closed in [both.submit(server.close) for server in self._servers]:
+                closed.result()
         self.runtime.close(drain=True, timeout_s=self._drain_s)
 
     def __enter__(self) -> Self:
@@ -50,6 +61,9 @@ def serve(
     http_port: int | None = None,
     host: str | None = None,
     http: HttpOptions = HttpOptions(),
+    grpc_port: int | None = None,
+    grpc: GrpcOptions = GrpcOptions(),
+    shared_memory: SharedMemoryOptions = SharedMemoryOptions(),
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
@@ -61,6 +75,8 @@ def serve(
     """Load `models` and serve them over the Open Inference Protocol.
 
     http: where and how HTTP is served. http_port, host: in place of its `port` and `host`.
+    grpc: whether, where and how gRPC is served. grpc_port: in place of its `port`.
+    shared_memory: whether clients on this machine may hand over tensors in shared memory.
     policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
@@ -76,6 +92,8 @@ def serve(
         raise ConfigError("block=True waits for signals, so it needs the main thread")
     chosen = {"port": http_port, "host": host}
     http = http.model_copy(update={k: v for k, v in chosen.items() if v is not None})
+    if grpc_port is not None:
+        grpc = grpc.model_copy(update={"port": grpc_port})
     with contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
             Runtime(
@@ -86,17 +104,26 @@ def serve(
                 tenants=tenants,
             )
         )
-        server = HttpServer(runtime, http)
+        dataplane = Dataplane(runtime, shared_memory)
+        server = HttpServer(dataplane, http)
         undo.callback(server.close)
+        grpc_server = None
+        if grpc.port is not None:
+            grpc_server = _grpc_server(dataplane, grpc)
+            undo.callback(grpc_server.close)
         for model in models:
             start = time.perf_counter()
             info = runtime.load(model)
             seconds = time.perf_counter() - start
             report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
         server.start()
-        serving = Serving(runtime, server, http.drain_s)
+        if grpc_server is not None:
+            grpc_server.start()
+        serving = Serving(runtime, server, grpc_server, max(http.drain_s, grpc.drain_s))
         undo.pop_all()
     ready = f"serving {', '.join(names)} on {serving.url}"
+    if serving.grpc_url is not None:
+        ready += f" and grpc://{serving.grpc_url}"
     if not block:
         report(ready)
         return serving
@@ -106,6 +133,14 @@ def serve(
         report("draining")
     report("stopped")
     return serving
+
+
+def _grpc_server(dataplane: Dataplane, options: GrpcOptions) -> GrpcServer:
+    try:
+        from missile_jax.server.grpc.server import GrpcServer
+    except ImportError as error:
+        raise ConfigError(f"gRPC needs missile-jax[grpc]: {error}") from None
+    return GrpcServer(dataplane, options)
 
 
 @contextlib.contextmanager

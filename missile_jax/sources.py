@@ -16,14 +16,16 @@ from pydantic import ValidationError
 
 from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig, hint
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions
+from missile_jax.options import GrpcOptions, HttpOptions, SharedMemoryOptions
 
 PREFIX = "MISSILE_"
 FLAGS = {
     "--policy": ("policy",),
     "--host": ("http", "host"),
     "--http-port": ("http", "port"),
+    "--grpc-port": ("grpc", "port"),
 }
+_SECTIONS = {"http": HttpOptions, "grpc": GrpcOptions, "shared_memory": SharedMemoryOptions}
 KeyPath = tuple[str | int, ...]
 
 
@@ -104,8 +106,9 @@ def _by_name(models: Any, problems: list[str]) -> Any:
 
 
 def _variables() -> dict[str, tuple[str, ...]]:
-    paths = [(key,) for key in Config.model_fields if key not in ("http", "models", "tenants")]
-    paths += [("http", key) for key in HttpOptions.model_fields]
+    groups = {*_SECTIONS, "models", "tenants"}
+    paths = [(key,) for key in Config.model_fields if key not in groups]
+    paths += [(name, key) for name, options in _SECTIONS.items() for key in options.model_fields]
     return {PREFIX + "_".join(path).upper(): path for path in paths}
 
 
@@ -123,7 +126,9 @@ def _from_environment(
     return found
 
 
-def _scalar(text: str) -> int | float | str:
+def _scalar(text: str) -> int | float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
     for number in (int, float):
         try:
             return number(text)
@@ -154,8 +159,8 @@ def _keys(loc: KeyPath) -> Iterable[str]:
     match loc:
         case ():
             return Config.model_fields
-        case ("http",):
-            return HttpOptions.model_fields
+        case (name,) if name in _SECTIONS:
+            return _SECTIONS[str(name)].model_fields
         case (*_, "slo"):
             return SLOConfig.model_fields
         case ("tenants", _):

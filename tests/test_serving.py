@@ -9,6 +9,7 @@ import pytest
 
 from missile_jax import ConfigError, Fifo, Model, ModelLoadError, RuntimeClosedError
 from missile_jax.options import HttpOptions
+from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
 from missile_jax.serving import serve
 
@@ -81,5 +82,5 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing_behind():
         serve([double(), model], http_port=port, block=False)
     assert set(threading.enumerate()) <= threads
     with serve([double()], http_port=port, block=False) as serving:
-        HttpServer(serving.runtime, HttpOptions(port=0)).close()
+        HttpServer(Dataplane(serving.runtime), HttpOptions(port=0)).close()
         assert ask(serving.url, 1) == 2

@@ -3,19 +3,22 @@
 A body is a JSON object. With the binary tensor extension the raw bytes of some tensors follow it,
 in the order in which the object names them. The header ``Inference-Header-Content-Length`` says
 where the object ends, each such tensor's ``parameters.binary_data_size`` how many bytes it has.
-Members and parameters that are not known here are ignored, except those that change the answer.
+A tensor may lie in shared memory instead. Members and parameters that are not known here are
+ignored, except those that change the answer.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import orjson
 
+from missile_jax.server import parameters as parameter
+from missile_jax.server.shared_memory import OFF, Reader, Regions, Slice, slice_in
 from missile_jax.server.tensors import (
     CodecError,
     check_shape,
@@ -27,7 +30,6 @@ from missile_jax.server.tensors import (
 )
 
 MAX_TENSORS = 1024
-_CHANGES_THE_ANSWER = ("shared_memory_region", "classification")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class InferRequest:
     outputs: names to return, in this order, each with whether it is to be binary; None for all.
     binary: whether the outputs are to be binary where `outputs` is None.
     timeout_us: microseconds from arrival after which the answer is of no use; None for no limit.
+    priority: as the client names it; None for the model's own.
+    slices: where outputs go that are not to be sent but put into shared memory, by name.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -46,6 +50,8 @@ class InferRequest:
     outputs: Mapping[str, bool] | None = None
     binary: bool = False
     timeout_us: int | None = None
+    priority: str | int | None = None
+    slices: Mapping[str, Slice] = field(default_factory=dict)
 
     def wants_binary(self, name: str) -> bool:
         """Whether the output of this name is to be sent as raw bytes."""
@@ -62,23 +68,28 @@ class InferResponse:
     id: str = ""
 
 
-def decode_request(body: bytes, header_length: int | None = None) -> InferRequest:
+def decode_request(
+    body: bytes, header_length: int | None = None, regions: Regions = OFF
+) -> InferRequest:
     """The request in `body`, whose JSON ends at `header_length` bytes (None: at its end).
 
-    Raises CodecError.
+    Inputs that lie in `regions` are read from there. Raises CodecError; RegionError.
     """
     document, tail = _split(body, header_length)
     parameters = _parameters("request", document)
-    binary = _flag("request", parameters, "binary_data_output", False)
-    inputs = _tensors("input", document.get("inputs"), body, tail)
+    binary = parameter.flag("request", parameters, "binary_data_output", False)
+    inputs = _tensors("input", document.get("inputs"), body, tail, regions.reader())
     if not inputs:
         raise CodecError("request: inputs must name at least one tensor")
+    outputs, slices = _requested(document.get("outputs"), binary, regions)
     return InferRequest(
         inputs,
         _text("request", document, "id"),
-        _requested(document.get("outputs"), binary),
+        outputs,
         binary,
-        _timeout(parameters),
+        parameter.timeout_us(parameters),
+        parameter.priority(parameters),
+        slices,
     )
 
 
@@ -92,21 +103,25 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
         parameters["binary_data_output"] = True
     if request.timeout_us is not None:
         parameters["timeout"] = request.timeout_us
+    if request.priority is not None:
+        parameters["priority"] = request.priority
     document: dict[str, Any] = {"parameters": parameters} if parameters else {}
     if request.id:
         document["id"] = request.id
     if request.outputs is not None:
         document["outputs"] = [
-            {"name": name, "parameters": {"binary_data": flag}}
+            {"name": name, "parameters": {"binary_data": flag} | _placed(request, name)}
             for name, flag in request.outputs.items()
         ]
-    return _join(document, "inputs", request.inputs, lambda _: binary)
+    return _join(document, "inputs", request.inputs, lambda _: binary, {}, OFF)
 
 
-def decode_response(body: bytes, header_length: int | None = None) -> InferResponse:
-    """The response in `body`. Raises CodecError. Inverse of `encode_response`."""
+def decode_response(
+    body: bytes, header_length: int | None = None, regions: Regions = OFF
+) -> InferResponse:
+    """The response in `body`. Raises CodecError; RegionError. Inverse of `encode_response`."""
     document, tail = _split(body, header_length)
-    outputs = _tensors("output", document.get("outputs"), body, tail)
+    outputs = _tensors("output", document.get("outputs"), body, tail, regions.reader())
     return InferResponse(
         _text("response", document, "model_name"),
         outputs,
@@ -115,11 +130,14 @@ def decode_response(body: bytes, header_length: int | None = None) -> InferRespo
     )
 
 
-def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
+def encode_response(
+    response: InferResponse, request: InferRequest, regions: Regions = OFF
+) -> tuple[bytes, int | None]:
     """The body of `response`, each output as `request` wants it, and the length of its JSON part.
 
-    The length is None where the whole body is JSON. Raises CodecError for an output that the
-    protocol cannot carry in that form.
+    The length is None where the whole body is JSON. Outputs that `request` wants in `regions` are
+    written there. Raises CodecError for an output that the protocol cannot carry in that form;
+    RegionError.
     """
     document: dict[str, Any] = {
         "model_name": response.model_name,
@@ -127,7 +145,9 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
     }
     if response.id:
         document["id"] = response.id
-    return _join(document, "outputs", response.outputs, request.wants_binary)
+    return _join(
+        document, "outputs", response.outputs, request.wants_binary, request.slices, regions
+    )
 
 
 def _split(body: bytes, header_length: int | None) -> tuple[dict[str, Any], int]:
@@ -162,7 +182,9 @@ def _parse(text: bytes | memoryview) -> Any:
     raise CodecError(f"the body is not JSON: {problem}")
 
 
-def _tensors(kind: str, entries: Any, body: bytes, at: int) -> dict[str, np.ndarray]:
+def _tensors(
+    kind: str, entries: Any, body: bytes, at: int, reader: Reader
+) -> dict[str, np.ndarray]:
     if type(entries) is not list or len(entries) > MAX_TENSORS:
         raise CodecError(f"{kind}s must be a list of at most {MAX_TENSORS} tensors")
     tensors: dict[str, np.ndarray] = {}
@@ -171,12 +193,20 @@ def _tensors(kind: str, entries: Any, body: bytes, at: int) -> dict[str, np.ndar
         where = f"{kind} {name!r}"
         shape = check_shape(where, entry.get("shape"))
         datatype = entry.get("datatype")
-        size = _parameters(where, entry).get("binary_data_size")
+        parameters = _parameters(where, entry)
+        size = parameters.get("binary_data_size")
+        part = slice_in(where, parameters)
+        if ("data" in entry) + (size is not None) + (part is not None) > 1:
+            raise CodecError(
+                f"{where}: give one of data, binary_data_size and shared_memory_region"
+            )
+        if part is not None:
+            raw = reader.read(part)
+            tensors[name] = from_bytes(where, datatype, shape, raw, 0, len(raw))
+            continue
         if size is None:
             tensors[name] = from_json(where, datatype, shape, entry.get("data"))
             continue
-        if "data" in entry:
-            raise CodecError(f"{where}: give data or binary_data_size, not both")
         if type(size) is not int or not 0 <= size <= len(body) - at:
             raise CodecError(
                 f"{where}: binary_data_size {size!r} is outside 0 to {len(body) - at}, "
@@ -189,21 +219,38 @@ def _tensors(kind: str, entries: Any, body: bytes, at: int) -> dict[str, np.ndar
     return tensors
 
 
-def _requested(entries: Any, default: bool) -> dict[str, bool] | None:
+def _requested(
+    entries: Any, default: bool, regions: Regions
+) -> tuple[dict[str, bool] | None, dict[str, Slice]]:
+    slices: dict[str, Slice] = {}
     if not entries and (entries is None or type(entries) is list):
-        return None
+        return None, slices
     if type(entries) is not list or len(entries) > MAX_TENSORS:
         raise CodecError(f"outputs must be a list of at most {MAX_TENSORS} names")
     outputs: dict[str, bool] = {}
     for entry in entries:
         name = _name("output", entry, outputs)
         where = f"output {name!r}"
-        outputs[name] = _flag(where, _parameters(where, entry), "binary_data", default)
-    return outputs
+        parameters = _parameters(where, entry)
+        outputs[name] = parameter.flag(where, parameters, "binary_data", default)
+        part = slice_in(where, parameters)
+        if part is not None:
+            regions.check(part)
+            slices[name] = part
+    return outputs, slices
+
+
+def _placed(request: InferRequest, name: str) -> dict[str, str | int]:
+    return request.slices[name].parameters() if name in request.slices else {}
 
 
 def _join(
-    document: dict[str, Any], key: str, tensors: Mapping[str, np.ndarray], binary: Any
+    document: dict[str, Any],
+    key: str,
+    tensors: Mapping[str, np.ndarray],
+    binary: Any,
+    slices: Mapping[str, Slice],
+    regions: Regions,
 ) -> tuple[bytes, int | None]:
     entries = []
     parts: list[bytes | memoryview] = [b""]
@@ -213,7 +260,9 @@ def _join(
             "datatype": datatype_of(array.dtype),
             "shape": array.shape,
         }
-        if binary(name):
+        if name in slices:
+            entry["parameters"] = regions.write(slices[name], to_bytes(array)).parameters()
+        elif binary(name):
             raw = to_bytes(array)
             entry["parameters"] = {"binary_data_size": memoryview(raw).nbytes}
             parts.append(raw)
@@ -243,17 +292,8 @@ def _parameters(where: str, entry: dict[str, Any]) -> dict[str, Any]:
         return {}
     if type(parameters) is not dict:
         raise CodecError(f"{where}: parameters must be an object")
-    for name in _CHANGES_THE_ANSWER:
-        if parameters.get(name):
-            raise CodecError(f"{where}: parameter {name} is not supported")
+    parameter.check(where, parameters)
     return parameters
-
-
-def _flag(where: str, parameters: dict[str, Any], name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if type(value) is not bool:
-        raise CodecError(f"{where}: parameter {name} must be true or false")
-    return value
 
 
 def _text(where: str, document: dict[str, Any], name: str) -> str:
@@ -269,12 +309,3 @@ def _encodable(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _timeout(parameters: dict[str, Any]) -> int | None:
-    value = parameters.get("timeout", 0)
-    if type(value) is not int or value < 0:
-        raise CodecError(
-            "request: parameter timeout must be a whole number of microseconds, 0 for none"
-        )
-    return value or None

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from missile_jax.errors import ModelNotFoundError, RuntimeClosedError
+from missile_jax.options import SharedMemoryOptions
 from missile_jax.runtime import Runtime
 from missile_jax.server.codec import InferRequest, InferResponse
+from missile_jax.server.shared_memory import Regions
 from missile_jax.server.tensors import CodecError, datatype_of
 from missile_jax.spec import ModelInfo, TensorSpec
 
@@ -28,12 +30,18 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 
 class Dataplane:
-    """One runtime, asked in the protocol's words."""
+    """One runtime, asked in the protocol's words.
 
-    __slots__ = ("_runtime",)
+    regions: of shared memory, which all front ends share.
+    """
 
-    def __init__(self, runtime: Runtime) -> None:
+    __slots__ = ("_runtime", "regions")
+
+    def __init__(
+        self, runtime: Runtime, shared_memory: SharedMemoryOptions = SharedMemoryOptions()
+    ) -> None:
         self._runtime = runtime
+        self.regions = Regions(shared_memory)
 
     def ready(self) -> bool:
         """Whether every loaded model takes requests."""
@@ -56,7 +64,7 @@ class Dataplane:
         return {
             "name": "missile-jax",
             "version": installed_version("missile-jax"),
-            "extensions": EXTENSIONS,
+            "extensions": EXTENSIONS + ("system_shared_memory",) * self.regions.on,
         }
 
     def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:

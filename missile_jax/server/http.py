@@ -32,6 +32,7 @@ from missile_jax.errors import (
 )
 from missile_jax.server.codec import decode_request, encode_response
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.memory_routes import memory_routes
 from missile_jax.server.protocol import CONNECTION, Connection
 
 _JSON = (b"content-type", b"application/json")
@@ -83,14 +84,14 @@ class HttpApp:
         body = await _read(receive, self._max_body_bytes)
         if body is None or connection.is_closing():
             return None
-        request = decode_request(body, length)
+        request = decode_request(body, length, self._dataplane.regions)
         pending = self._dataplane.submit(name, request, version)
         connection.on_lost.add(pending.cancel)
         try:
             response = await pending.response()
         finally:
             connection.on_lost.discard(pending.cancel)
-        body, length = encode_response(response, request)
+        body, length = encode_response(response, request, self._dataplane.regions)
         headers = [(b"content-length", b"%d" % len(body))]
         if length is None:
             headers.append(_JSON)
@@ -231,6 +232,7 @@ def _starlette(dataplane: Dataplane) -> Starlette:
             get("/v2/health/ready", ready),
             get("/v2/models/stats", all_statistics),
             Route("/v2/repository/index", _endpoint(index), methods=["POST"]),
+            *memory_routes(dataplane.regions),
             *(
                 get(base + suffix, answer)
                 for base in (model, version)

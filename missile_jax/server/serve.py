@@ -12,7 +12,6 @@ import uvloop
 
 from missile_jax.errors import ConfigError
 from missile_jax.options import HttpOptions
-from missile_jax.runtime import Runtime
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.http import HttpApp
 from missile_jax.server.protocol import limited_protocol
@@ -21,7 +20,7 @@ _BACKLOG = 2048
 
 
 class HttpServer:
-    """Serves a `Runtime` over HTTP between `start` and `close`, or inside a ``with`` block.
+    """Serves a `Dataplane` over HTTP between `start` and `close`, or inside a ``with`` block.
 
     host, port: where it listens, also where `options` asked for any free port.
 
@@ -29,13 +28,13 @@ class HttpServer:
     closed after the server.
     """
 
-    def __init__(self, runtime: Runtime, options: HttpOptions = HttpOptions()) -> None:
+    def __init__(self, dataplane: Dataplane, options: HttpOptions = HttpOptions()) -> None:
         self._socket = _bind(options.host, options.port)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
-                HttpApp(Dataplane(runtime), max_body_bytes=options.max_body_bytes),
+                HttpApp(dataplane, max_body_bytes=options.max_body_bytes),
                 http=limited_protocol(options.max_header_bytes),
                 ws="none",
                 lifespan="off",

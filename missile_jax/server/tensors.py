@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -78,7 +79,7 @@ def from_bytes(
     """
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _reshape(where, _split_elements(where, body, start, stop, count), shape)
+        return from_elements(where, _split_elements(where, body, start, stop, count), shape)
     dtype = _dtype(where, datatype)
     if stop - start != count * dtype.itemsize:
         raise CodecError(
@@ -86,6 +87,18 @@ def from_bytes(
             f"which takes {count * dtype.itemsize}"
         )
     return _reshape(where, np.frombuffer(body, dtype, count, start), shape)
+
+
+def from_elements(where: str, items: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor of BYTES with these elements. Raises CodecError for a wrong count."""
+    if len(items) != math.prod(shape):
+        raise CodecError(
+            f"{where}: {len(items)} elements of BYTES, shape {_brief(list(shape))} has "
+            f"{math.prod(shape)}"
+        )
+    array = np.empty(len(items), object)
+    array[:] = items
+    return _reshape(where, array, shape)
 
 
 def to_bytes(array: np.ndarray) -> bytes | memoryview:
@@ -143,7 +156,7 @@ def _dtype(where: str, datatype: Any) -> np.dtype:
     )
 
 
-def _split_elements(where: str, body: bytes, start: int, stop: int, count: int) -> np.ndarray:
+def _split_elements(where: str, body: bytes, start: int, stop: int, count: int) -> list[bytes]:
     items: list[bytes] = []
     at = start
     while at < stop and len(items) < count:
@@ -156,9 +169,7 @@ def _split_elements(where: str, body: bytes, start: int, stop: int, count: int) 
         at = end
     if at != stop or len(items) != count:
         raise CodecError(f"{where}: BYTES data does not hold exactly {count} elements")
-    array = np.empty(count, object)
-    array[:] = items
-    return array
+    return items
 
 
 def _cast(where: str, datatype: str, dtype: np.dtype, data: list, raw: np.ndarray) -> np.ndarray:

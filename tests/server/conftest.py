@@ -7,6 +7,7 @@ from harness import Client, Gate, mlp, pair
 
 from missile_jax import Runtime
 from missile_jax.options import HttpOptions
+from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
 
 
@@ -34,7 +35,7 @@ def runtime(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 @pytest.fixture(scope="module")
 def server(runtime: Runtime) -> Iterator[HttpServer]:
     with HttpServer(
-        runtime, HttpOptions(port=0, max_body_bytes=100_000, max_header_bytes=4096)
+        Dataplane(runtime), HttpOptions(port=0, max_body_bytes=100_000, max_header_bytes=4096)
     ) as server:
         yield server
 

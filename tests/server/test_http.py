@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from missile_jax import Runtime
 from missile_jax.options import HttpOptions
 from missile_jax.server.codec import InferRequest, decode_response, encode_request
+from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -233,7 +234,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(server, cli
 
 
 def test_a_closed_runtime_is_not_ready(tmp_path, connect):
-    with Runtime(cache_dir=tmp_path) as runtime, HttpServer(runtime, HttpOptions(port=0)) as server:
+    with (
+        Runtime(cache_dir=tmp_path) as runtime,
+        HttpServer(Dataplane(runtime), HttpOptions(port=0)) as server,
+    ):
         runtime.load(mlp())
         runtime.close()
         client = connect(server)

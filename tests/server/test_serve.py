@@ -7,13 +7,14 @@ from harness import Client, tensor
 
 from missile_jax.errors import ConfigError
 from missile_jax.options import HttpOptions
+from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
 
 
 def test_port_0_takes_a_free_port(runtime):
     with (
-        HttpServer(runtime, HttpOptions(port=0)) as one,
-        HttpServer(runtime, HttpOptions(port=0)) as two,
+        HttpServer(Dataplane(runtime), HttpOptions(port=0)) as one,
+        HttpServer(Dataplane(runtime), HttpOptions(port=0)) as two,
     ):
         assert one.port != two.port
         assert one.url == f"http://127.0.0.1:{one.port}"
@@ -22,24 +23,24 @@ def test_port_0_takes_a_free_port(runtime):
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), ("not a host", 0)])
 def test_an_address_that_is_none_is_refused(runtime, host, port):
     with pytest.raises(ConfigError, match=f"port={port}"):
-        HttpServer(runtime, HttpOptions.model_construct(host=host, port=port))
+        HttpServer(Dataplane(runtime), HttpOptions.model_construct(host=host, port=port))
 
 
 def test_a_port_in_use_is_refused_at_once(runtime, server):
     with pytest.raises(ConfigError, match=f"port={server.port}"):
-        HttpServer(runtime, HttpOptions(port=server.port))
+        HttpServer(Dataplane(runtime), HttpOptions(port=server.port))
 
 
 def test_a_server_that_was_never_started_gives_its_port_back(runtime):
-    never = HttpServer(runtime, HttpOptions(port=0))
+    never = HttpServer(Dataplane(runtime), HttpOptions(port=0))
     never.close()
-    with HttpServer(runtime, HttpOptions(port=never.port)):
+    with HttpServer(Dataplane(runtime), HttpOptions(port=never.port)):
         pass
 
 
 def test_close_waits_for_requests_in_flight_and_may_be_called_again(runtime, gate, connect):
     gate.shut()
-    server = HttpServer(runtime, HttpOptions(port=0)).start()
+    server = HttpServer(Dataplane(runtime), HttpOptions(port=0)).start()
     client = connect(server)
     client.send("POST", "/v2/models/gate/infer", tensor(4))
     gate.wait_entered()
@@ -55,7 +56,7 @@ def test_close_waits_for_requests_in_flight_and_may_be_called_again(runtime, gat
 
 def test_close_does_not_wait_for_ever(runtime, gate, connect):
     gate.shut()
-    server = HttpServer(runtime, HttpOptions(port=0, drain_s=1)).start()
+    server = HttpServer(Dataplane(runtime), HttpOptions(port=0, drain_s=1)).start()
     client = connect(server)
     client.send("POST", "/v2/models/gate/infer", tensor(4))
     gate.wait_entered()

@@ -1,0 +1,108 @@
+"""A running gRPC server: `InferenceService` on grpc.aio, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, Self
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
+
+from missile_jax.errors import ConfigError
+from missile_jax.options import GrpcOptions
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.grpc.health import Health
+from missile_jax.server.grpc.service import SERVICE, InferenceService
+
+_HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class GrpcServer:
+    """Serves a `Dataplane` over gRPC between `start` and `close`, or inside a ``with`` block.
+
+    host, port: where it listens, also where `options` asked for any free port.
+
+    The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
+    closed after the server.
+    """
+
+    def __init__(self, dataplane: Dataplane, options: GrpcOptions) -> None:
+        self.host = options.host
+        self._options = options
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="missile-grpc", daemon=True
+        )
+        self._thread.start()
+        try:
+            self.port: int = self._do(self._bind(dataplane))
+        except RuntimeError as error:
+            self._end()
+            problem = str(error).partition(";")[0]  # how to debug gRPC follows
+            raise ConfigError(
+                f"cannot listen on host={options.host!r}, port={options.port!r}: {problem}"
+            ) from None
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the server, such as ``"127.0.0.1:8001"``."""
+        return _address(self.host, self.port)
+
+    def start(self) -> Self:
+        """Take calls from now on. Clients that come before wait."""
+        self._do(self._server.start())
+        return self
+
+    def close(self) -> None:
+        """Take no more calls, let those in flight end, stop. May be called again."""
+        if self._thread.is_alive():
+            self._do(self._stop())
+            self._end()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _bind(self, dataplane: Dataplane) -> int:
+        options = self._options
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # else a port in use would be shared
+                ("grpc.max_receive_message_length", options.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        self._service = InferenceService(dataplane, options.max_stream_requests)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), self._server)
+        reflection.enable_server_reflection(
+            [SERVICE, _HEALTH, reflection.SERVICE_NAME], self._server
+        )
+        return self._server.add_insecure_port(_address(options.host, options.port))
+
+    async def _stop(self) -> None:
+        # Clients are told at once to go elsewhere. Calls that no request is in flight on, such as
+        # reflection, are not waited for.
+        stopping = asyncio.create_task(self._server.stop(self._options.drain_s))
+        await self._service.stop(self._options.drain_s)
+        await self._server.stop(None)
+        await stopping
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _address(host: str, port: int | None) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,268 @@
+"""The calls of GRPCInferenceService over one `Dataplane`, and how they end when the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from grpc import StatusCode
+from grpc.aio import ServicerContext
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from missile_jax.errors import ModelNotFoundError, RuntimeClosedError
+from missile_jax.server.codec import InferRequest
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.grpc.messages import decode_request, encode_response
+from missile_jax.server.grpc.status import status_of
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+
+def _answered(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A `call` whose errors become statuses, and which the server waits for when it stops."""
+
+    @functools.wraps(call)
+    async def method(self: InferenceService, request: Any, context: ServicerContext) -> Any:
+        self.begin()
+        try:
+            return await call(self, request, context)
+        except asyncio.CancelledError:
+            if not self.stopping.is_set():
+                raise  # the client left
+            error = RuntimeClosedError("the server stopped before the answer was there")
+        except Exception as raised:  # noqa: BLE001 - the last one to hear of it
+            error = raised
+        await context.abort(*status_of(error, _subject(request)))
+
+    return method
+
+
+def _not_supported(text: str) -> Callable[..., Awaitable[Any]]:
+    async def method(self: InferenceService, request: Any, context: ServicerContext) -> None:
+        await context.abort(StatusCode.UNIMPLEMENTED, text)
+
+    return method
+
+
+class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """The servicer.
+
+    max_stream_requests: requests of one stream that may be under way.
+    stopping: set once no more requests are taken.
+    """
+
+    def __init__(self, dataplane: Dataplane, max_stream_requests: int) -> None:
+        self._dataplane = dataplane
+        self._max_stream_requests = max_stream_requests
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
+        self.stopping = asyncio.Event()
+
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return not self.stopping.is_set() and self._dataplane.ready()
+
+    def begin(self) -> None:
+        """The current task is a call that `stop` waits for."""
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def stop(self, drain_s: float) -> None:
+        """Take no more requests and let those in flight end; after `drain_s` they are given up."""
+        self.stopping.set()
+        for reader in self._readers:
+            reader.cancel()
+        if not self._calls:
+            return
+        _, late = await asyncio.wait(self._calls, timeout=drain_s)
+        for call in late:
+            call.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    # Server and models.
+
+    @_answered
+    async def ServerLive(self, request: pb.ServerLiveRequest, _: Any) -> pb.ServerLiveResponse:
+        """True."""
+        return pb.ServerLiveResponse(live=True)
+
+    @_answered
+    async def ServerReady(self, request: pb.ServerReadyRequest, _: Any) -> pb.ServerReadyResponse:
+        """Whether requests are taken."""
+        return pb.ServerReadyResponse(ready=self.ready())
+
+    @_answered
+    async def ModelReady(self, request: pb.ModelReadyRequest, _: Any) -> pb.ModelReadyResponse:
+        """False for a model that is not there, as Triton says it."""
+        try:
+            ready = self._dataplane.model_ready(request.name, request.version)
+        except ModelNotFoundError:
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
+
+    @_answered
+    async def ServerMetadata(self, request: Any, _: Any) -> pb.ServerMetadataResponse:
+        """Name, version and extensions."""
+        return pb.ServerMetadataResponse(**self._dataplane.server_metadata())
+
+    @_answered
+    async def ModelMetadata(self, request: Any, _: Any) -> pb.ModelMetadataResponse:
+        """Tensors of a model."""
+        metadata = self._dataplane.model_metadata(request.name, request.version)
+        return ParseDict(metadata, pb.ModelMetadataResponse())
+
+    @_answered
+    async def ModelConfig(self, request: Any, _: Any) -> pb.ModelConfigResponse:
+        """What clients read before they send."""
+        config = self._dataplane.model_config(request.name, request.version)
+        return ParseDict({"config": config}, pb.ModelConfigResponse())
+
+    @_answered
+    async def ModelStatistics(self, request: Any, _: Any) -> pb.ModelStatisticsResponse:
+        """Counters of one model, or of all where no name is given."""
+        statistics = self._dataplane.statistics(request.name, request.version)
+        return ParseDict(statistics, pb.ModelStatisticsResponse())
+
+    @_answered
+    async def RepositoryIndex(self, request: Any, _: Any) -> pb.RepositoryIndexResponse:
+        """Every model there is, or every one that is ready."""
+        models = [
+            model
+            for model in self._dataplane.index()
+            if model["state"] == "READY" or not request.ready
+        ]
+        return ParseDict({"models": models}, pb.RepositoryIndexResponse())
+
+    @_answered
+    async def RepositoryModelLoad(self, request: Any, _: Any) -> pb.RepositoryModelLoadResponse:
+        """Load a model, and wait until it is there."""
+        await self._dataplane.load_model(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    @_answered
+    async def RepositoryModelUnload(self, request: Any, _: Any) -> pb.RepositoryModelUnloadResponse:
+        """Unload a model."""
+        await self._dataplane.unload_model(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    # Shared memory.
+
+    @_answered
+    async def SystemSharedMemoryStatus(
+        self, request: Any, _: Any
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """One region, or all where no name is given."""
+        response = pb.SystemSharedMemoryStatusResponse()
+        for region in self._dataplane.regions.status(request.name):
+            status = response.regions[region.name]
+            status.name, status.key = region.name, region.key
+            status.offset, status.byte_size = region.offset_bytes, region.size_bytes
+        return response
+
+    @_answered
+    async def SystemSharedMemoryRegister(
+        self, request: Any, _: Any
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Know a part of a shared memory object by a name."""
+        self._dataplane.regions.register(
+            request.name, request.key, request.offset, request.byte_size
+        )
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    @_answered
+    async def SystemSharedMemoryUnregister(
+        self, request: Any, _: Any
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Forget a region, or all where no name is given."""
+        self._dataplane.regions.unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _not_supported(
+        "CUDA shared memory is not supported; use system shared memory"
+    )
+    TraceSetting = _not_supported("trace settings are not supported")
+    LogSettings = _not_supported("log settings are not supported")
+
+    # Inference.
+
+    @_answered
+    async def ModelInfer(
+        self, message: pb.ModelInferRequest, context: ServicerContext
+    ) -> pb.ModelInferResponse:
+        """One request, one response."""
+        return await self._infer(message, context)
+
+    @_answered
+    async def ModelStreamInfer(
+        self, messages: AsyncIterator[pb.ModelInferRequest], context: ServicerContext
+    ) -> None:
+        """Many requests, each answered when it is ready; an error ends its request alone."""
+        places = asyncio.Semaphore(self._max_stream_requests)
+        one_at_a_time = asyncio.Lock()
+
+        async def answer(message: pb.ModelInferRequest) -> None:
+            response = await self._stream_response(message, context)
+            async with one_at_a_time:
+                await context.write(response)
+            places.release()
+
+        async def read() -> None:
+            await places.acquire()
+            async for message in messages:
+                group.create_task(answer(message))
+                await places.acquire()
+
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(read())
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+        if reader.cancelled():
+            raise RuntimeClosedError("the server is stopping")
+
+    async def _stream_response(
+        self, message: pb.ModelInferRequest, context: ServicerContext
+    ) -> pb.ModelStreamInferResponse:
+        try:
+            response = await self._infer(message, context)
+        except Exception as error:  # noqa: BLE001 - the last one to hear of it
+            response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
+            text = status_of(error, _subject(message)).text
+        else:
+            text = ""
+        # There is one response to a request, so each is the final one, and none that is empty has
+        # to follow for a client that asks for it by triton_enable_empty_final_response.
+        response.parameters["triton_final_response"].bool_param = True
+        return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
+
+    async def _infer(
+        self, message: pb.ModelInferRequest, context: ServicerContext
+    ) -> pb.ModelInferResponse:
+        if self.stopping.is_set():
+            raise RuntimeClosedError("the server is stopping")
+        regions = self._dataplane.regions
+        request = _until(context.time_remaining(), decode_request(message, regions))
+        response = await self._dataplane.infer(message.model_name, request, message.model_version)
+        return encode_response(response, request, regions)
+
+
+def _until(left_s: float | None, request: InferRequest) -> InferRequest:
+    """`request`, of no use after the call's own deadline either."""
+    if left_s is None:
+        return request
+    left_us = max(1, round(left_s * 1e6))
+    if request.timeout_us is not None:
+        left_us = min(left_us, request.timeout_us)
+    return replace(request, timeout_us=left_us)
+
+
+def _subject(request: Any) -> str:
+    name = getattr(request, "model_name", None)
+    return "the server" if name is None else f"model {name!r:.80}"
