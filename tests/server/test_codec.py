@@ -29,6 +29,7 @@ REQUESTS = st.builds(
     outputs=st.none() | st.dictionaries(NAMES, st.booleans(), min_size=1, max_size=4),
     binary=st.booleans(),
     timeout_us=st.none() | st.integers(1, 2**40),
+    priority=st.none() | st.integers(1, 9) | st.text(min_size=1, max_size=4),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
@@ -45,7 +46,7 @@ def tensors_same(a, b):
 def test_request_round_trip(request_):
     back = decode_request(*encode_request(request_))
     assert tensors_same(back.inputs, request_.inputs)
-    for field in ("id", "outputs", "binary", "timeout_us"):
+    for field in ("id", "outputs", "binary", "timeout_us", "priority", "slices"):
         assert getattr(back, field) == getattr(request_, field)
 
 
@@ -136,7 +137,7 @@ def put(*path_and_value):
         (put("inputs", 0, 7), "must be an object with a name"),
         (put("inputs", 0, "name", None), "must be an object with a name"),
         (put("inputs", 1, "name", "x"), "named twice"),
-        (put("inputs", 0, "data", [1.0]), "not both"),
+        (put("inputs", 0, "data", [1.0]), "give one of data"),
         (put("inputs", 0, "shape", [2]), "do not hold FP32"),
         (put("inputs", 0, "datatype", "FP64"), "do not hold FP64"),
         (put("inputs", 0, "datatype", "fp32"), "unknown"),
@@ -144,7 +145,8 @@ def put(*path_and_value):
         (put("inputs", 0, "parameters", "binary_data_size", 5), "outside 0 to 4"),
         (put("inputs", 0, "parameters", "binary_data_size", -1), "outside 0 to 4"),
         (put("inputs", 0, "parameters", "binary_data_size", True), "outside 0 to 4"),
-        (put("inputs", 0, "parameters", {"shared_memory_region": "r"}), "not supported"),
+        (put("inputs", 0, "parameters", "shared_memory_region", 7), "must be a string"),
+        (put("inputs", 0, "parameters", {"shared_memory_region": "r"}), "byte_size must be"),
         (put("inputs", 0, {"name": "x", "datatype": "BOOL", "shape": [0], "data": []}), "follow"),
         (put("outputs", 0, "parameters", {"classification": 3}), "not supported"),
         (put("outputs", 0, "parameters", {"binary_data": "yes"}), "true or false"),
@@ -152,6 +154,8 @@ def put(*path_and_value):
         (put("outputs", [{"name": "y"}, {"name": "y"}]), "named twice"),
         (put("parameters", "timeout", -1), "microseconds"),
         (put("parameters", "timeout", 1.5), "microseconds"),
+        (put("parameters", "priority", -1), "priority must be a whole number"),
+        (put("parameters", "priority", True), "priority must be a whole number"),
         (put("parameters", "binary_data_output", 1), "true or false"),
     ],
 )

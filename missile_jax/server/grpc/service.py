@@ -144,13 +144,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     @_answered
     async def RepositoryModelLoad(self, request: Any, _: Any) -> pb.RepositoryModelLoadResponse:
         """Load a model, and wait until it is there."""
-        await self._dataplane.load_model(request.model_name)
+        await self._dataplane.load_model(request.model_name)  # pyright: ignore
         return pb.RepositoryModelLoadResponse()
 
     @_answered
     async def RepositoryModelUnload(self, request: Any, _: Any) -> pb.RepositoryModelUnloadResponse:
         """Unload a model."""
-        await self._dataplane.unload_model(request.model_name)
+        await self._dataplane.unload_model(request.model_name)  # pyright: ignore
         return pb.RepositoryModelUnloadResponse()
 
     # Shared memory.
