@@ -1,13 +1,16 @@
-"""A session of NVIDIA's HTTP client with the models of harness.py: `triton_session.py HOST:PORT`.
+"""A session of NVIDIA's HTTP clients with the models of harness.py: `triton_session.py HOST:PORT`.
 
 Raises AssertionError where the server is not what it expects.
 """
 
+import asyncio
 import sys
 
 import ml_dtypes
 import numpy as np
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -104,12 +107,41 @@ def count(client):
     assert len(client.get_inference_statistics()["model_stats"]) == 3
 
 
+def share(client):
+    handle = shm.create_shared_memory_region("region", "/missile_http_session", 64)
+    try:
+        shm.set_shared_memory_region(handle, [X])
+        client.register_system_shared_memory("region", "/missile_http_session", 64)
+        (region,) = client.get_system_shared_memory_status()
+        assert (region["name"], region["byte_size"]) == ("region", 64)
+        source = triton.InferInput("input", [1, 4], "FP32").set_shared_memory("region", 16)
+        wanted = triton.InferRequestedOutput("output")
+        wanted.set_shared_memory("region", 12, offset=32)
+        result = client.infer("mlp", [source], outputs=[wanted])
+        assert result.get_output("output")["shape"] == [1, 3]
+        got = shm.get_contents_as_numpy(handle, np.float32, [1, 3], 32)
+        assert got.tolist() == [[6, 6, 6]]
+        client.unregister_system_shared_memory("region")
+        assert client.get_system_shared_memory_status() == []
+    finally:
+        shm.destroy_shared_memory_region(handle)
+
+
+async def asynchronous(url):
+    async with triton_aio.InferenceServerClient(url) as client:
+        assert await client.is_server_ready()
+        got = await asyncio.gather(*(client.infer("mlp", x()) for _ in range(8)))
+        assert all(result.as_numpy("output").tolist() == [[6, 6, 6]] for result in got)
+
+
 def main() -> None:
     client = triton.InferenceServerClient(sys.argv[1], concurrency=4)
-    for part in (describe, infer, infer_pair, go_wrong, count):
+    for part in (describe, infer, infer_pair, go_wrong, count, share):
         part(client)
         print(part.__name__, "ok")
     client.close()
+    asyncio.run(asynchronous(sys.argv[1]))
+    print("asynchronous ok")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from missile_jax.server.grpc.health import Health
 from missile_jax.server.grpc.service import SERVICE, InferenceService
 
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_BEYOND_S = 60.0
 
 
 class GrpcServer:
@@ -34,6 +35,7 @@ class GrpcServer:
     def __init__(self, dataplane: Dataplane, options: GrpcOptions) -> None:
         self.host = options.host
         self._options = options
+        self._started = False
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="missile-grpc", daemon=True
@@ -56,6 +58,7 @@ class GrpcServer:
     def start(self) -> Self:
         """Take calls from now on. Clients that come before wait."""
         self._do(self._server.start())
+        self._started = True
         return self
 
     def close(self) -> None:
@@ -85,13 +88,20 @@ class GrpcServer:
         reflection.enable_server_reflection(
             [SERVICE, _HEALTH, reflection.SERVICE_NAME], self._server
         )
-        return self._server.add_insecure_port(_address(options.host, options.port))
+        port = self._server.add_insecure_port(_address(options.host, options.port))
+        if options.port not in (0, port):  # gRPC takes the lower 16 bits of any number
+            raise RuntimeError("no such port")
+        return port
 
     async def _stop(self) -> None:
-        # Clients are told at once to go elsewhere. Calls that no request is in flight on, such as
-        # reflection, are not waited for.
-        stopping = asyncio.create_task(self._server.stop(self._options.drain_s))
-        await self._service.stop(self._options.drain_s)
+        drain_s = self._options.drain_s
+        self._service.stopping.set()
+        if not self._started:  # gRPC gives a port back only when it stops
+            await self._server.start()
+        # Clients are told at once to go elsewhere. The service itself gives up what is late, and
+        # says why; calls without a request in flight, such as reflection, are not waited for.
+        stopping = asyncio.create_task(self._server.stop(drain_s + _BEYOND_S))
+        await self._service.stop(drain_s)
         await self._server.stop(None)
         await stopping
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from google.protobuf.json_format import ParseDict
 from grpc import StatusCode
-from grpc.aio import ServicerContext
+from grpc.aio import InternalError, ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -211,7 +212,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         async def answer(message: pb.ModelInferRequest) -> None:
             response = await self._stream_response(message, context)
             async with one_at_a_time:
-                await context.write(response)
+                with contextlib.suppress(InternalError):  # the client left: this is cancelled next
+                    await context.write(response)
             places.release()
 
         async def read() -> None:
