@@ -85,6 +85,15 @@ def test_the_environment_needs_no_section_in_the_file(load):
     assert (config.http.max_body_bytes, config.be_floor) == (7, 0.5)
 
 
+def test_grpc_and_shared_memory_are_off_until_they_are_asked_for(load):
+    config = load({"models": {"m": MINE}})
+    assert (config.grpc.port, config.shared_memory.system) == (None, False)
+    environment = {"MISSILE_SHARED_MEMORY_SYSTEM": "true", "MISSILE_GRPC_PORT": "0"}
+    config = load({"models": {"m": MINE}}, environment)
+    assert (config.grpc.port, config.shared_memory.system) == (0, True)
+    assert load(config.to_yaml()) == config
+
+
 def test_what_is_printed_loads_to_the_same(load):
     document = {
         "models": [
@@ -129,7 +138,7 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     assert sorted(lines) == sorted(
         [
             "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
-            "host_memory, disk, tenants, http, models",
+            "host_memory, disk, tenants, http, grpc, shared_memory, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
             "max_header_bytes, drain_s",
@@ -138,7 +147,11 @@ def test_all_that_is_wrong_is_said_at_once(problems):
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
             "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_DEVICE_MEMORY, MISSILE_HOST_MEMORY, "
             "MISSILE_DISK, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
-            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S",
+            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S, "
+            "MISSILE_GRPC_HOST, MISSILE_GRPC_PORT, MISSILE_GRPC_MAX_MESSAGE_BYTES, "
+            "MISSILE_GRPC_MAX_STREAM_REQUESTS, MISSILE_GRPC_DRAIN_S, "
+            "MISSILE_SHARED_MEMORY_SYSTEM, MISSILE_SHARED_MEMORY_MAX_REGIONS, "
+            "MISSILE_SHARED_MEMORY_MAX_REQUEST_BYTES",
             "--host (http.host): got ''; String must have at least 1 character",
             f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
             "models.b.factory: got 'my_models:make'; give exactly one of zoo and factory",
@@ -177,6 +190,14 @@ def test_all_that_is_wrong_is_said_at_once(problems):
         ({"models": {"m": MINE}, "http": {"port": "80"}}, "http.port: got '80'; must be a valid"),
         ({"models": {"m": MINE}, "http": {"port": True}}, "http.port: got True; must be a valid"),
         ({"models": {"m": MINE}, "http": {"drain_s": float("inf")}}, "http.drain_s: got inf"),
+        (
+            {"models": {"m": MINE}, "grpc": {"prt": 1}},
+            "grpc.prt: unknown key; did you mean 'port'? allowed: host, port, max_message_bytes",
+        ),
+        (
+            {"models": {"m": MINE}, "shared_memory": {"system": "yes"}},
+            "shared_memory.system: got 'yes'; must be a valid boolean",
+        ),
         ({"models": {"m": MINE}, "policy": "fif"}, "policy: got 'fif'; did you mean 'fifo'?"),
         (
             {"models": {"m": MINE}, "device_memory": "lots"},

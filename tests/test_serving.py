@@ -1,15 +1,22 @@
 """`serve`, called from Python."""
 
 import json
+import sys
 import threading
+import urllib.error
 import urllib.request
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax import ConfigError, Fifo, Model, ModelLoadError, RuntimeClosedError
 from missile_jax.options import HttpOptions
+from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.grpc.messages import decode_response, encode_request
 from missile_jax.server.serve import HttpServer
 from missile_jax.serving import serve
 
@@ -43,12 +50,49 @@ def test_serve_without_blocking():
         serving.runtime.describe("double")
 
 
+def test_both_doors_open_and_drain_together(barrier):
+    held = barrier()
+    model = Model(
+        "held", lambda p, x: held.point(x) * p, np.float32(2), np.zeros((1, 1), np.float32)
+    )
+    lines = []
+    serving = serve([model], http_port=0, grpc_port=0, block=False, report=lines.append)
+    assert lines[-1] == f"serving held on {serving.url} and grpc://{serving.grpc_url}"
+    held.shut()
+    with grpc.insecure_channel(serving.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        message = encode_request(InferRequest({"input": np.float32([[4]])}), "held")
+        answer = stub.ModelInfer.future(message)
+        held.wait_entered()
+        closing = threading.Thread(target=serving.close)
+        closing.start()
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        with pytest.raises(grpc.RpcError):  # ends as NOT_SERVING, or is not taken any more
+            while next(watched).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+                pass
+            raise grpc.RpcError
+        held.open()
+        assert decode_response(answer.result()).outputs["output"].tolist() == [[8]]
+        closing.join()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{serving.url}/v2/health/live", timeout=60)
+
+
+def test_grpc_without_its_packages_names_what_brings_them(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("missile_jax.server.grpc")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "grpc_reflection", None)
+    with pytest.raises(ConfigError, match=r"gRPC needs missile-jax\[grpc\]: .*grpc_reflection"):
+        serve([double()], http_port=0, grpc_port=0, report=pytest.fail)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"models": [double(), double()]}, "each must have its own"),
         ({"policy": "fif"}, "fif"),
         ({"http_port": 99999}, "port=99999"),
+        ({"grpc_port": 99999}, "port=99999"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_loaded(arguments, message):

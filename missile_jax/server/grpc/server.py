@@ -95,7 +95,6 @@ class GrpcServer:
 
     async def _stop(self) -> None:
         drain_s = self._options.drain_s
-        self._service.stopping.set()
         if not self._started:  # gRPC gives a port back only when it stops
             await self._server.start()
         # Clients are told at once to go elsewhere. The service itself gives up what is late, and
