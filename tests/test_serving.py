@@ -64,13 +64,11 @@ def test_both_doors_open_and_drain_together(barrier):
         message = encode_request(InferRequest({"input": np.float32([[4]])}), "held")
         answer = stub.ModelInfer.future(message)
         held.wait_entered()
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         closing = threading.Thread(target=serving.close)
         closing.start()
-        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        with pytest.raises(grpc.RpcError):  # ends as NOT_SERVING, or is not taken any more
-            while next(watched).status != health_pb2.HealthCheckResponse.NOT_SERVING:
-                pass
-            raise grpc.RpcError
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
         held.open()
         assert decode_response(answer.result()).outputs["output"].tolist() == [[8]]
         closing.join()
@@ -81,7 +79,7 @@ def test_both_doors_open_and_drain_together(barrier):
 def test_grpc_without_its_packages_names_what_brings_them(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("missile_jax.server.grpc")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "grpc_reflection", None)
+    monkeypatch.setitem(sys.modules, "grpc_reflection.v1alpha", None)
     with pytest.raises(ConfigError, match=r"gRPC needs missile-jax\[grpc\]: .*grpc_reflection"):
         serve([double()], http_port=0, grpc_port=0, report=pytest.fail)
 
