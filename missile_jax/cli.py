@@ -49,7 +49,7 @@ def serve(
     flags = {"--http-port": http_port, "--host": host, "--policy": policy}
     config = _load(file, flags)
     serving.serve(
-        [section.build(name) for name, section in config.models.items()],
+        config.build_sources(),
         http=config.http,
         policy=config.build_policy(),
         device_memory=config.device_memory,

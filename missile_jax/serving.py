@@ -15,8 +15,10 @@ from missile_jax.errors import ConfigError
 from missile_jax.options import HttpOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.repository import Repository
 from missile_jax.server.serve import HttpServer
-from missile_jax.spec import Model, Tenant
+from missile_jax.spec import Model, ModelSource, Tenant
 
 
 class Serving:
@@ -26,16 +28,32 @@ class Serving:
     url: where clients reach it.
     """
 
-    def __init__(self, runtime: Runtime, server: HttpServer, drain_s: float) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        repository: Repository,
+        dataplane: Dataplane,
+        server: HttpServer,
+        http: HttpOptions,
+    ) -> None:
         self.runtime = runtime
         self.url = server.url
+        self._repository = repository
+        self._dataplane = dataplane
         self._server = server
-        self._drain_s = drain_s
+        self._http = http
 
     def close(self) -> None:
-        """Take no more requests, finish those in flight, close the runtime. May be called again."""
+        """Take no more requests, finish those in flight, close the runtime. May be called again.
+
+        First it is not ready any more for `drain_delay_s`, see `HttpOptions`.
+        """
+        if not self._dataplane.draining:
+            self._dataplane.draining = True
+            time.sleep(self._http.drain_delay_s)
         self._server.close()
-        self.runtime.close(drain=True, timeout_s=self._drain_s)
+        self._repository.close()
+        self.runtime.close(drain=True, timeout_s=self._http.drain_s)
 
     def __enter__(self) -> Self:
         return self
@@ -45,7 +63,7 @@ class Serving:
 
 
 def serve(
-    models: Sequence[Model],
+    models: Sequence[Model | ModelSource],
     *,
     http_port: int | None = None,
     host: str | None = None,
@@ -60,6 +78,10 @@ def serve(
 ) -> Serving:
     """Load `models` and serve them over the Open Inference Protocol.
 
+    Clients are answered from the start on; the server is ready once the models are loaded.
+
+    models: those that clients may load anew; a `Model` is loaded as it is, a `ModelSource` builds
+        one each time.
     http: where and how HTTP is served. http_port, host: in place of its `port` and `host`.
     policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
@@ -69,14 +91,16 @@ def serve(
     Raises ConfigError for a wrong argument or an address in use, before any model is loaded;
     ModelLoadError for a model that cannot be compiled.
     """
-    names = [model.name for model in models]
+    sources = [ModelSource.of(model) for model in models]
+    names = [source.name for source in sources]
     if len(set(names)) != len(names):
         raise ConfigError(f"models have names {names}; each must have its own")
     if block and threading.current_thread() is not threading.main_thread():
         raise ConfigError("block=True waits for signals, so it needs the main thread")
     chosen = {"port": http_port, "host": host}
     http = http.model_copy(update={k: v for k, v in chosen.items() if v is not None})
-    with contextlib.ExitStack() as undo:
+    signals = _stop_signals() if block else contextlib.nullcontext(threading.Event())
+    with signals as stop, contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
             Runtime(
                 policy=policy,
@@ -86,26 +110,35 @@ def serve(
                 tenants=tenants,
             )
         )
-        server = HttpServer(runtime, http)
-        undo.callback(server.close)
-        for model in models:
-            start = time.perf_counter()
-            info = runtime.load(model)
-            seconds = time.perf_counter() - start
-            report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
-        server.start()
-        serving = Serving(runtime, server, http.drain_s)
+        repository = undo.enter_context(Repository(runtime, sources))
+        dataplane = Dataplane(runtime, repository)
+        server = undo.enter_context(HttpServer(runtime, http, dataplane))
+        _load(repository, sources, stop, report)
         undo.pop_all()
-    ready = f"serving {', '.join(names)} on {serving.url}"
-    if not block:
-        report(ready)
-        return serving
-    with serving, _stop_signals() as stop:
-        report(f"{ready}; stop with Ctrl-C")
-        stop.wait()
-        report("draining")
-    report("stopped")
+        serving = Serving(runtime, repository, dataplane, server, http)
+        if not stop.is_set():
+            report(f"serving {', '.join(names)} on {serving.url}{'; stop with Ctrl-C' * block}")
+        if block:
+            stop.wait()
+            report("draining")
+            serving.close()
+            report("stopped")
     return serving
+
+
+def _load(
+    repository: Repository,
+    sources: Sequence[ModelSource],
+    stop: threading.Event,
+    report: Callable[[str], None],
+) -> None:
+    for source in sources:
+        if source.on_request or stop.is_set():
+            continue
+        start = time.perf_counter()
+        info = repository.load(source.name)
+        seconds = time.perf_counter() - start
+        report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
 
 
 @contextlib.contextmanager

@@ -154,6 +154,24 @@ class Model:
             raise ConfigError(where + f"timeout_ms={self.timeout_ms!r} must be a positive number")
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that a server is configured for.
+
+    build: makes it, under this name; called anew each time that it is loaded.
+    on_request: load it when a client asks for that, not at startup.
+    """
+
+    name: str
+    build: Callable[[], Model]
+    on_request: bool = False
+
+    @classmethod
+    def of(cls, model: Model | ModelSource) -> ModelSource:
+        """One that gives `model` itself each time."""
+        return cls(model.name, lambda: model) if isinstance(model, Model) else model
+
+
 def _check_limit(where: str, limit: int) -> None:
     if not isinstance(limit, int) or limit < 1:
         raise ConfigError(where + f"queue_limit={limit!r} must be 1 or more")

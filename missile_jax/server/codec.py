@@ -39,6 +39,7 @@ class InferRequest:
     outputs: names to return, in this order, each with whether it is to be binary; None for all.
     binary: whether the outputs are to be binary where `outputs` is None.
     timeout_us: microseconds from arrival after which the answer is of no use; None for no limit.
+    priority: see `Runtime.submit`.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -46,6 +47,7 @@ class InferRequest:
     outputs: Mapping[str, bool] | None = None
     binary: bool = False
     timeout_us: int | None = None
+    priority: int | str | None = None
 
     def wants_binary(self, name: str) -> bool:
         """Whether the output of this name is to be sent as raw bytes."""

@@ -25,17 +25,24 @@ class HttpServer:
 
     host, port: where it listens, also where `options` asked for any free port.
 
+    dataplane: of `runtime`, where there is more to it or other servers share it.
+
     The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
     closed after the server.
     """
 
-    def __init__(self, runtime: Runtime, options: HttpOptions = HttpOptions()) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        options: HttpOptions = HttpOptions(),
+        dataplane: Dataplane | None = None,
+    ) -> None:
         self._socket = _bind(options.host, options.port)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
-                HttpApp(Dataplane(runtime), max_body_bytes=options.max_body_bytes),
+                HttpApp(dataplane or Dataplane(runtime), max_body_bytes=options.max_body_bytes),
                 http=limited_protocol(options.max_header_bytes),
                 ws="none",
                 lifespan="off",
