@@ -136,7 +136,8 @@ class Runtime:
         ) or any(tenant.shares_memory for tenant in (tenants or {}).values()):
             raise ConfigError(
                 "host_memory=, link_bytes_per_s=, eviction=, copy_observer= and a tenant's "
-                "link_weight or memory_quota need device_memory=, else parameters stay on the device"
+                "link_weight or memory_quota need device_memory=, else parameters stay on the "
+                "device"
             )
         self._mux.table.tenant_limits = {
             name: tenant.queue_limit
