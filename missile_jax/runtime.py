@@ -135,8 +135,8 @@ class Runtime:
             x is not None for x in (host_memory, link_bytes_per_s, eviction, copy_observer)
         ) or any(tenant.shares_memory for tenant in (tenants or {}).values()):
             raise ConfigError(
-                "host_memory=, link_bytes_per_s=, eviction=, copy_observer= and a tenant's "
-                "link_weight or memory_quota need device_memory=, else parameters stay on the "
+                "host_memory=, link_bytes_per_s=, eviction= and copy_observer=, and a tenant's "
+                "link_weight and memory_quota, need device_memory=, else parameters stay on the "
                 "device"
             )
         self._mux.table.tenant_limits = {
