@@ -54,6 +54,7 @@ soak: setup
 	$(BIN)/python -m benchmarks soak --json out/bench/soak.json
 	$(BIN)/python -m benchmarks swap-soak --json out/bench/swap_soak.json
 	$(BIN)/python -m benchmarks store-soak --json out/bench/store_soak.json
+	$(BIN)/python -m benchmarks reload-soak --json out/bench/reload_soak.json
 
 SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 HEADERS = $(shell $(BIN)/python -c 'import pybind11, sysconfig; \

@@ -170,6 +170,25 @@ def swap_soak(
 
 
 @app.command()
+def reload_soak(
+    seconds: Annotated[float, typer.Option(min=5.0, help="Length of the run.")] = 60.0,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Models loaded anew under load; fails if an answer is missing or of a wrong version."""
+    from benchmarks import reload_soak as bench
+
+    report = bench.run(seconds, seed)
+    report.print("reload-soak", ["what", "n"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    summary = report.summary
+    if summary["failed"] or summary["wrong"] or summary["failed_reloads"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def store_soak(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of it.")] = False,
     json: Json = None,

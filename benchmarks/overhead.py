@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import urlopen
 
 import jax
 import numpy as np
@@ -225,7 +226,8 @@ def _connect(process: subprocess.Popen, port: int) -> _Client:
             error = process.stderr.read().decode() if process.stderr else ""
             raise RuntimeError(f"the server did not start:\n{error}")
         try:
-            return _Client(port)
-        except ConnectionRefusedError:
+            with urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=60):
+                return _Client(port)
+        except OSError:  # it does not listen yet, or is not ready
             time.sleep(0.1)
-    raise RuntimeError("the server did not listen within 60 s")
+    raise RuntimeError("the server was not ready within 60 s")

@@ -17,6 +17,8 @@ from missile_jax.errors import (
     ModelLoadError,
     ModelNotFoundError,
     ModelRaisedError,
+    ModelUnavailableError,
+    OverloadedError,
     QueueFullError,
     RequestError,
     RuntimeClosedError,
@@ -25,7 +27,7 @@ from missile_jax.errors import (
 from missile_jax.memory.memory import CopyRecord
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.policies import Concurrent, Fifo, Missile
-from missile_jax.spec import SLO, Model, ModelInfo, Priority, Tenant, TensorSpec
+from missile_jax.spec import SLO, Model, ModelInfo, ModelSource, Priority, Tenant, TensorSpec
 
 if TYPE_CHECKING:
     from missile_jax.serving import Serving, serve
@@ -51,6 +53,9 @@ __all__ = [
     "ModelLoadError",
     "ModelNotFoundError",
     "ModelRaisedError",
+    "ModelSource",
+    "ModelUnavailableError",
+    "OverloadedError",
     "Priority",
     "QueueFullError",
     "RequestError",

@@ -57,7 +57,7 @@ def serve(
     }
     config = _load(file, flags)
     serving.serve(
-        [section.build(name) for name, section in config.models.items()],
+        config.build_sources(),
         http=config.http,
         grpc=config.grpc,
         shared_memory=config.shared_memory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
@@ -22,7 +23,7 @@ from missile_jax.options import (
 )
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
-from missile_jax.spec import SLO, Model, Tenant, size_bytes
+from missile_jax.spec import SLO, Model, ModelSource, Tenant, size_bytes
 
 Sizes = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1)]
 
@@ -77,6 +78,8 @@ class ModelConfig(Options):
     factory: ``"package.module:function"``; the function takes nothing and gives a
         `missile_jax.Model`, or anything with `module`, `variables` and `example` as the zoo does.
 
+    load: when it is loaded first: ``"startup"``, or ``"on_request"`` of a client.
+
     An option that is left out is the model's own.
     """
 
@@ -90,6 +93,8 @@ class ModelConfig(Options):
     weight: Positive | None = None
     queue_limit: Annotated[int, Field(ge=1)] | None = None
     pinned: bool | None = None
+    timeout_ms: Positive | None = None
+    load: Literal["startup", "on_request"] = "startup"
 
     @field_validator("factory")
     @classmethod
@@ -103,7 +108,7 @@ class ModelConfig(Options):
 
         Raises ConfigError if the factory gives anything but a model.
         """
-        options = self.model_dump(exclude_none=True, exclude={"zoo", "factory"})
+        options = self.model_dump(exclude_none=True, exclude={"zoo", "factory", "load"})
         if self.slo is not None:
             options["slo"] = SLO(self.slo.deadline_ms, self.slo.percentile)
         if self.zoo is not None:
@@ -125,6 +130,10 @@ class TenantConfig(Options):
 
     link_weight: Positive = 1.0
     memory_quota: Size | None = None
+    queue_limit: Annotated[int, Field(ge=1)] | None = None
+
+    def build(self) -> Tenant:
+        return Tenant(self.link_weight, self.memory_quota, self.queue_limit)
 
 
 class Config(Options):
@@ -134,7 +143,8 @@ class Config(Options):
         ones ask for all of it.
     device_memory, host_memory: bytes, or a text such as ``"2GiB"``; see `missile_jax.Runtime`.
     disk: a folder; see there too.
-    tenants: what they get of the link and of device memory, by name.
+    tenants: what they get of the link, of device memory and of queues, by name.
+    timeout_ms: for models that have none of their own; see `missile_jax.Model`.
     """
 
     policy: Annotated[str, AfterValidator(_known_policy)] = "missile"
@@ -143,6 +153,7 @@ class Config(Options):
     host_memory: Size | None = None
     disk: Annotated[str, Field(min_length=1)] | None = None
     tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
+    timeout_ms: Positive | None = None
     http: HttpOptions = HttpOptions()
     grpc: GrpcOptions = GrpcOptions()
     shared_memory: SharedMemoryOptions = SharedMemoryOptions()
@@ -153,7 +164,10 @@ class Config(Options):
     @field_validator("host_memory", "tenants")
     @classmethod
     def _memory_is_managed(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and info.data.get("device_memory") is None:
+        needed = value is not None
+        if isinstance(value, dict):
+            needed = any(tenant.build().shares_memory for tenant in value.values())
+        if needed and info.data.get("device_memory") is None:
             raise ValueError("needs device_memory, else parameters stay on the device")
         return value
 
@@ -183,7 +197,18 @@ class Config(Options):
         """For `Runtime`."""
         if self.tenants is None:
             return None
-        return {name: Tenant(t.link_weight, t.memory_quota) for name, t in self.tenants.items()}
+        return {name: tenant.build() for name, tenant in self.tenants.items()}
+
+    def build_sources(self) -> list[ModelSource]:
+        """For `serve`."""
+        return [
+            ModelSource(name, functools.partial(self._build, name), section.load == "on_request")
+            for name, section in self.models.items()
+        ]
+
+    def _build(self, name: str) -> Model:
+        model = self.models[name].build(name)
+        return model if model.timeout_ms else dataclasses.replace(model, timeout_ms=self.timeout_ms)
 
     def to_yaml(self) -> str:
         """The configuration as a file that loads to an equal one."""

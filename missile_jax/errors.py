@@ -5,6 +5,7 @@
     ├── ModelError               one model is at fault; all others go on
     │   ├── ModelNotFoundError
     │   ├── ModelExistsError
+    │   ├── ModelUnavailableError  configured, but being loaded, unloaded, or not to be loaded
     │   ├── ModelLoadError       tracing, compiling or profiling failed
     │   │   └── CheckpointError  its parameters cannot be read from disk
     │   └── ModelRaisedError     the model failed while it ran
@@ -15,6 +16,7 @@
     ├── DeviceMemoryError        the device has too little memory left
     ├── HostMemoryError          host memory has too little room for a model's parameters
     ├── QueueFullError           too many requests wait
+    │   └── OverloadedError      so many that the deadline cannot be met
     └── RuntimeClosedError       the runtime was closed before the request was done
 
 Each message says what was wrong, what was received and what is allowed. None knows a transport:
@@ -41,6 +43,10 @@ class ModelNotFoundError(ModelError, LookupError):
 
 class ModelExistsError(ModelError, ValueError):
     """A model of this name is loaded already."""
+
+
+class ModelUnavailableError(ModelError):
+    """A model that the server is configured for takes no requests; the message says why."""
 
 
 class ModelLoadError(ModelError):
@@ -80,7 +86,18 @@ class HostMemoryError(MissileError, MemoryError):
 
 
 class QueueFullError(MissileError):
-    """The queue of this model is at its limit."""
+    """The queue of this model, or of its tenant, is at its limit.
+
+    retry_after_s: seconds after which it is worth while to ask again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(QueueFullError):
+    """With what waits already, the request could not be done by its deadline."""
 
 
 class RuntimeClosedError(MissileError):

@@ -24,13 +24,16 @@ class HttpOptions(Options):
     host, port: where to listen. Port 0 takes a free one. Only this machine reaches the default
         host; there is no access control, so think before you change it.
     max_body_bytes, max_header_bytes: a larger request is answered with 413 or 431.
-    drain_s: seconds that requests in flight have to end once the server is closed.
+    drain_delay_s: seconds for which a server that is told to end still takes connections, but is
+        not ready any more, so that others stop sending.
+    drain_s: seconds that requests in flight have to end after that.
     """
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
     max_header_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**10
+    drain_delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     drain_s: Positive = 30.0
 
 

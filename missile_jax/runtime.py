@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import math
 import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +21,10 @@ import numpy as np
 from missile_jax._native import keep_freed_memory
 from missile_jax.engine.clock import WallClock
 from missile_jax.engine.device import InlineDevice, LaneDevice
-from missile_jax.engine.multiplexer import LaunchRecord, Multiplexer
+from missile_jax.engine.multiplexer import LaunchRecord, Multiplexer, ReplacedError
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
 from missile_jax.engine.table import Served
-from missile_jax.errors import ConfigError, InvalidInputError, ModelLoadError, RuntimeClosedError
+from missile_jax.errors import ConfigError, ModelLoadError, RuntimeClosedError
 from missile_jax.memory.memory import CopyRecord, Memory
 from missile_jax.memory.parameters import Fixed, Parameters
 from missile_jax.program.build import Builder
@@ -32,6 +32,7 @@ from missile_jax.program.compile import persistent_cache
 from missile_jax.program.costs import MeasuredCosts
 from missile_jax.program.load import load
 from missile_jax.program.program import CopyIn, Inputs, Program, stage
+from missile_jax.schedule.admission import level_of
 from missile_jax.schedule.policies import make_policy
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.view import Policy
@@ -63,7 +64,7 @@ class Runtime:
     disk: a folder for models that host_memory has no room for. The least recently used go there, as
         Orbax checkpoints, and come back when they are used. What a runtime writes there goes when
         it is closed. None: a model that host memory has no room for is refused.
-    tenants: by name, what a tenant gets of the link and of device memory; see `Tenant`.
+    tenants: by name, what a tenant gets of the link, of device memory and of queues; see `Tenant`.
     link_bytes_per_s: let copies to the device be no faster than this, to see how models would be
         served over a slower bus; None for as fast as the machine copies.
     eviction: who leaves the device first when room is wanted: ``"greedy_dual"`` (default), who is
@@ -131,12 +132,18 @@ class Runtime:
             )
             self._mux.memory = self._memory.residency
         elif any(
-            x is not None for x in (host_memory, tenants, link_bytes_per_s, eviction, copy_observer)
-        ):
+            x is not None for x in (host_memory, link_bytes_per_s, eviction, copy_observer)
+        ) or any(tenant.shares_memory for tenant in (tenants or {}).values()):
             raise ConfigError(
-                "host_memory=, tenants=, link_bytes_per_s=, eviction= and copy_observer= need "
-                "device_memory=, else parameters stay on the device"
+                "host_memory=, link_bytes_per_s=, eviction= and copy_observer=, and a tenant's "
+                "link_weight and memory_quota, need device_memory=, else parameters stay on the "
+                "device"
             )
+        self._mux.table.tenant_limits = {
+            name: tenant.queue_limit
+            for name, tenant in (tenants or {}).items()
+            if tenant.queue_limit is not None
+        }
         self._loading = threading.Lock()
         # Reentrant: a callback of a future may call `infer` while its thread drives.
         self._driving = threading.RLock()
@@ -148,14 +155,18 @@ class Runtime:
 
     # Models.
 
-    def load(self, model: Model | str, /, **fields: Any) -> ModelInfo:
-        """Compiles a model for every declared shape and serves it from then on.
+    def load(self, model: Model | str, /, *, replace: bool = False, **fields: Any) -> ModelInfo:
+        """Compiles a model for every declared shape, runs it there, and serves it from then on.
 
         model: a `Model`, or its name with the other fields of `Model` as keywords.
+        replace: take the place of the model of this name, if one is loaded. That one serves until
+            the new one can, and finishes what runs. What waits goes over to the new one, or is
+            finished by the old one where they differ in inputs, outputs, buckets or lengths.
+            Counters go on. Where the new one cannot be loaded, the old one stays.
 
         Raises:
             ConfigError: a field has an impossible value.
-            ModelExistsError: a model of this name is loaded.
+            ModelExistsError: a model of this name is loaded, and it is not to be replaced.
             ModelLoadError: it could not be traced, compiled or run on its example; CheckpointError
                 if its parameters could not be read.
             DeviceMemoryError: its parameters are larger than the device memory for them.
@@ -173,12 +184,14 @@ class Runtime:
         with self._loading:
             with self._mux.lock:
                 self._mux.check_open()
-                self._mux.table.check_free(spec.name)
+                if not replace:
+                    self._mux.table.check_free(spec.name)
             program = load(spec, self._builder, segment_all=self._memory is not None)
             self._costs.save()
             program, parameters = self._place(spec, program)
             queue: RequestQueue[Request] = RequestQueue(spec.queue_limit)
-            self._mux.add(Served(program, parameters, spec.weight, queue))
+            serve = self._mux.replace if replace else self._mux.add
+            serve(Served(program, parameters, spec.weight, queue))
             _leave_out_of_collections()
         return program.info
 
@@ -192,7 +205,7 @@ class Runtime:
                 f"device_memory leaves {self._memory.temporary_bytes} for that"
             )
         parameters = self._memory.place(program, pinned=spec.pinned)
-        return replace(program, leaves=()), parameters
+        return dataclasses.replace(program, leaves=()), parameters
 
     def evict(self, name: str) -> int:
         """Takes a model's parameters off the device; its next request brings them back.
@@ -204,12 +217,17 @@ class Runtime:
         with self._mux.lock:
             return self._mux.table[name].parameters.evict()
 
-    def unload(self, name: str) -> None:
-        """Takes a model out. Its unfinished requests fail with RuntimeClosedError.
+    def unload(self, name: str, *, drain: bool = False) -> None:
+        """Takes a model out. Its name is free at once.
+
+        drain: let it finish the requests it has; otherwise they fail with RuntimeClosedError.
 
         Raises ModelNotFoundError.
         """
-        self._mux.remove(name)
+        if drain:
+            self._mux.retire(name)
+        else:
+            self._mux.remove(name)
 
     def models(self) -> list[str]:
         """Names of the loaded models."""
@@ -222,48 +240,57 @@ class Runtime:
 
     # Requests.
 
-    def submit(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> Future:
+    def submit(
+        self,
+        name: str,
+        inputs: PyTree,
+        *,
+        deadline_ms: float | None = None,
+        priority: int | str | None = None,
+    ) -> Future:
         """Queues one request and returns its future; the result is the model's output pytree.
 
         inputs: pytree like the model's example, leaves [B, ...], B at most the largest bucket.
-        deadline_ms: from now on; when it has passed, the future fails with DeadlineExceededError.
+        deadline_ms: from now on; when it has passed, the future fails with DeadlineExceededError. A
+            model's `timeout_ms` holds where it is shorter.
+        priority: its place among the requests that wait for this model: of two, the one of the
+            smaller number goes first. 1 is the most urgent and the default, also as 0 or None;
+            ``"best_effort"`` lets all others of a latency model go first. It never changes the
+            model's class, so ``"latency"`` is for latency models only.
 
         The future can be cancelled until its result is there, also while the model runs. Its
         callbacks run on the runtime's threads: there, `infer` may wait for a further request, but
         waiting for a future that is not done may block what would make it so.
 
         Raises:
-            ModelNotFoundError, InvalidInputError, UnsupportedShapeError, QueueFullError,
-            RuntimeClosedError: at once. Later the future may raise DeadlineExceededError,
+            ModelNotFoundError, InvalidInputError, UnsupportedShapeError, RuntimeClosedError,
+            QueueFullError: at once; OverloadedError, a kind of the last, if the deadline could not
+            be met behind what waits already. Later the future may raise DeadlineExceededError,
             ModelRaisedError, DeviceMemoryError, RuntimeClosedError or CancelledError; with a disk,
             also CheckpointError and HostMemoryError.
         """
-        program = self._program(name)
-        accepted = program.accept(inputs, self._copy_in(program))
-        return self._send(program, self._request(program, accepted, deadline_ms))
+        return self._send(
+            name, lambda p, copy: p.accept(inputs, copy), deadline_ms, priority
+        ).future
 
     def submit_tensors(
-        self, name: str, tensors: Mapping[str, np.ndarray], *, deadline_ms: float | None = None
+        self,
+        name: str,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        deadline_ms: float | None = None,
+        priority: int | str | None = None,
     ) -> Future[dict[str, np.ndarray]]:
         """`submit` for front ends: inputs and outputs by the names that `describe` lists."""
-        program = self._program(name)
-        leaves = [tensors[leaf.name] for leaf in program.inputs if leaf.name in tensors]
-        if not len(leaves) == len(tensors) == len(program.inputs):
-            names = sorted(leaf.name for leaf in program.inputs)
-            raise InvalidInputError(
-                f"model {name!r}: got the inputs {sorted(tensors)}, allowed are {names}"
-            )
-        inputs = program.accept_leaves(leaves, self._copy_in(program))
         return self._send(
-            program, self._request(program, inputs, deadline_ms, program.named_outputs)
-        )
+            name, lambda p, copy: p.accept_named(tensors, copy), deadline_ms, priority, named=True
+        ).future
 
     def infer(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> PyTree:
         """`submit`, and waits for the result. Raises what the future raises."""
-        program = self._program(name)
-        accepted = program.accept(inputs, self._copy_in(program))
-        request = self._request(program, accepted, deadline_ms)
-        self._mux.run(request)
+        request = self._send(
+            name, lambda p, copy: p.accept(inputs, copy), deadline_ms, None, waits=True
+        )
         if not self._mux.device.autonomous:
             with self._driving:
                 while not request.future.done() and self._mux.step():
@@ -290,30 +317,54 @@ class Runtime:
     def _copy_in(self, program: Program) -> CopyIn:
         return stage if self._memory is None else partial(self._memory.copy_in, program.info)
 
-    def _send(self, program: Program, request: Request) -> Future:
-        plan = program.plan_for(request.rows, request.length)
-        short = 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS and plan.steady
-        if program.latency and short:
-            self._mux.run(request)
-        else:
-            self._mux.submit(request)
-        return request.future
+    def _send(
+        self,
+        name: str,
+        accept: Callable[[Program, CopyIn], Inputs],
+        deadline_ms: float | None,
+        priority: int | str | None,
+        *,
+        named: bool = False,
+        waits: bool = False,
+    ) -> Request:
+        """Submits what `accept` makes of a request, `named` for a result by name.
+
+        waits: the thread has nothing to do but wait for it.
+        """
+        while True:
+            program = self._program(name)
+            level = 1 if priority is None else level_of(program.info, priority)
+            finish = program.named_outputs if named else program.out_tree.unflatten
+            inputs = accept(program, self._copy_in(program))
+            request = self._request(program, inputs, deadline_ms, level, finish)
+            try:
+                if waits or _is_short(program, request):
+                    self._mux.run(request)
+                else:
+                    self._mux.submit(request)
+            except ReplacedError:
+                continue
+            return request
 
     def _request(
         self,
         program: Program,
         inputs: Inputs,
         deadline_ms: float | None,
-        finish: Callable[[list[np.ndarray]], Any] | None = None,
+        level: int,
+        finish: Callable[[list[np.ndarray]], Any],
     ) -> Request:
         if deadline_ms is not None and not 0 < deadline_ms < math.inf:
             raise ConfigError(f"deadline_ms={deadline_ms!r} must be a positive number of ms")
+        timeout_ms = program.info.timeout_ms
+        if timeout_ms is not None and (deadline_ms is None or timeout_ms < deadline_ms):
+            deadline_ms = timeout_ms
         now_ns = self._mux.clock.now_ns()
         deadline_ns = NEVER_NS if deadline_ms is None else now_ns + round(deadline_ms * 1e6)
         slo = program.info.slo
         due_ns = NEVER_NS if slo is None else now_ns + round(slo.deadline_ms * 1e6)
         request = Request(
-            program.info.name,
+            program,
             inputs.leaves,
             inputs.rows,
             inputs.length,
@@ -321,8 +372,10 @@ class Runtime:
             now_ns,
             deadline_ns,
             min(due_ns, deadline_ns),
-            finish or program.out_tree.unflatten,
+            finish,
             RequestFuture(lambda: self._mux.cancelled(request)),
+            level,
+            program.least_ns(inputs.rows, inputs.length),
         )
         return request
 
@@ -419,6 +472,11 @@ class Runtime:
                 "simulated": self._mux.device.simulated,
                 "models": {s.name: _model_stats(s) for s in self._mux.table},
             }
+
+
+def _is_short(program: Program, request: Request) -> bool:
+    plan = program.plan_for(request.rows, request.length)
+    return program.latency and plan.steady and 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS
 
 
 def _leave_out_of_collections() -> None:

@@ -10,18 +10,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from missile_jax.errors import ConfigError
 from missile_jax.options import GrpcOptions, HttpOptions, SharedMemoryOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.repository import Repository
 from missile_jax.server.serve import HttpServer
-from missile_jax.spec import Model, Tenant
+from missile_jax.spec import Model, ModelSource, Tenant
 
 if TYPE_CHECKING:
     from missile_jax.server.grpc.server import GrpcServer
+
+
+class _Drain(NamedTuple):
+    """How long a server that ends still takes requests, and then has for those in flight."""
+
+    delay_s: float
+    limit_s: float
 
 
 class Serving:
@@ -33,20 +41,35 @@ class Serving:
     """
 
     def __init__(
-        self, runtime: Runtime, http: HttpServer, grpc: GrpcServer | None, drain_s: float
+        self,
+        runtime: Runtime,
+        dataplane: Dataplane,
+        repository: Repository,
+        http: HttpServer,
+        grpc: GrpcServer | None,
+        drain: _Drain,
     ) -> None:
         self.runtime = runtime
         self.url = http.url
         self.grpc_url = None if grpc is None else grpc.url
         self._servers = (http,) if grpc is None else (http, grpc)
-        self._drain_s = drain_s
+        self._dataplane = dataplane
+        self._repository = repository
+        self._drain = drain
 
     def close(self) -> None:
-        """Take no more requests, finish those in flight, close the runtime. May be called again."""
+        """Take no more requests, finish those in flight, close the runtime. May be called again.
+
+        First it is not ready any more for `drain_delay_s`, see `HttpOptions`.
+        """
+        if not self._dataplane.draining:
+            self._dataplane.draining = True
+            time.sleep(self._drain.delay_s)
         with ThreadPoolExecutor() as both:
             for closed in [both.submit(server.close) for server in self._servers]:
                 closed.result()
-        self.runtime.close(drain=True, timeout_s=self._drain_s)
+        self._repository.close()
+        self.runtime.close(drain=True, timeout_s=self._drain.limit_s)
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +79,7 @@ class Serving:
 
 
 def serve(
-    models: Sequence[Model],
+    models: Sequence[Model | ModelSource],
     *,
     http_port: int | None = None,
     host: str | None = None,
@@ -74,6 +97,10 @@ def serve(
 ) -> Serving:
     """Load `models` and serve them over the Open Inference Protocol.
 
+    Clients are answered from the start on; the server is ready once the models are loaded.
+
+    models: those that clients may load anew; a `Model` is loaded as it is, a `ModelSource` builds
+        one each time.
     http: where and how HTTP is served. http_port, host: in place of its `port` and `host`.
     grpc: whether, where and how gRPC is served. grpc_port: in place of its `port`.
     shared_memory: whether clients on this machine may hand over tensors in shared memory.
@@ -85,7 +112,8 @@ def serve(
     Raises ConfigError for a wrong argument or an address in use, before any model is loaded;
     ModelLoadError for a model that cannot be compiled.
     """
-    names = [model.name for model in models]
+    sources = [ModelSource.of(model) for model in models]
+    names = [source.name for source in sources]
     if len(set(names)) != len(names):
         raise ConfigError(f"models have names {names}; each must have its own")
     if block and threading.current_thread() is not threading.main_thread():
@@ -94,7 +122,8 @@ def serve(
     http = http.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     if grpc_port is not None:
         grpc = grpc.model_copy(update={"port": grpc_port})
-    with contextlib.ExitStack() as undo:
+    signals = _stop_signals() if block else contextlib.nullcontext(threading.Event())
+    with signals as stop, contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
             Runtime(
                 policy=policy,
@@ -104,34 +133,26 @@ def serve(
                 tenants=tenants,
             )
         )
-        dataplane = Dataplane(runtime, shared_memory)
-        server = HttpServer(dataplane, http)
-        undo.callback(server.close)
+        repository = undo.enter_context(Repository(runtime, sources))
+        dataplane = Dataplane(runtime, repository, shared_memory)
+        http_server = undo.enter_context(HttpServer(dataplane, http))
         grpc_server = None
         if grpc.port is not None:
-            grpc_server = _grpc_server(dataplane, grpc)
-            undo.callback(grpc_server.close)
-        for model in models:
-            start = time.perf_counter()
-            info = runtime.load(model)
-            seconds = time.perf_counter() - start
-            report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
-        server.start()
-        if grpc_server is not None:
-            grpc_server.start()
-        serving = Serving(runtime, server, grpc_server, max(http.drain_s, grpc.drain_s))
+            grpc_server = undo.enter_context(_grpc_server(dataplane, grpc))
+        _load(repository, sources, stop, report)
         undo.pop_all()
-    ready = f"serving {', '.join(names)} on {serving.url}"
-    if serving.grpc_url is not None:
-        ready += f" and grpc://{serving.grpc_url}"
-    if not block:
-        report(ready)
-        return serving
-    with serving, _stop_signals() as stop:
-        report(f"{ready}; stop with Ctrl-C")
-        stop.wait()
-        report("draining")
-    report("stopped")
+        drain = _Drain(http.drain_delay_s, max(http.drain_s, grpc.drain_s))
+        serving = Serving(runtime, dataplane, repository, http_server, grpc_server, drain)
+        if not stop.is_set():
+            where = serving.url
+            if serving.grpc_url is not None:
+                where += f" and grpc://{serving.grpc_url}"
+            report(f"serving {', '.join(names)} on {where}{'; stop with Ctrl-C' * block}")
+        if block:
+            stop.wait()
+            report("draining")
+            serving.close()
+            report("stopped")
     return serving
 
 
@@ -141,6 +162,21 @@ def _grpc_server(dataplane: Dataplane, options: GrpcOptions) -> GrpcServer:
     except ImportError as error:
         raise ConfigError(f"gRPC needs missile-jax[grpc]: {error}") from None
     return GrpcServer(dataplane, options)
+
+
+def _load(
+    repository: Repository,
+    sources: Sequence[ModelSource],
+    stop: threading.Event,
+    report: Callable[[str], None],
+) -> None:
+    for source in sources:
+        if source.on_request or stop.is_set():
+            continue
+        start = time.perf_counter()
+        info = repository.load(source.name)
+        seconds = time.perf_counter() - start
+        report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
 
 
 @contextlib.contextmanager

@@ -65,21 +65,31 @@ class Tenant:
     link_weight: share of the link to the device among the tenants of its class that copy.
     memory_quota: of device memory that parameters of its models may take at a time, in bytes or as
         ``"2GiB"``; None for as much as there is.
+    queue_limit: requests to all its models that may wait together; one more raises QueueFullError.
+        None for no limit but the models' own.
     """
 
     link_weight: float = 1.0
     memory_quota: int | str | None = None
+    queue_limit: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.link_weight < math.inf:
             raise ConfigError(f"link_weight={self.link_weight!r} must be a positive number")
         if self.memory_quota is not None:
             size_bytes("memory_quota", self.memory_quota)
+        if self.queue_limit is not None:
+            _check_limit("", self.queue_limit)
 
     @property
     def quota_bytes(self) -> int | None:
         quota = self.memory_quota
         return None if quota is None else size_bytes("memory_quota", quota)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether it says anything of the link or of device memory."""
+        return self.link_weight != 1.0 or self.memory_quota is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class Model:
     checkpoint: an Orbax checkpoint, a store's entry or a ``.safetensors`` file that holds `params`,
         or an nnx module's state; instead of params.
     queue_limit: requests that may wait; one more raises QueueFullError.
+    timeout_ms: the deadline of a request that brings none, or a later one; None for no limit.
     """
 
     name: str
@@ -121,6 +132,7 @@ class Model:
     queue_limit: int = 4096
     pinned: bool = False
     checkpoint: str | os.PathLike[str] | None = None
+    timeout_ms: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -137,8 +149,32 @@ class Model:
             raise ConfigError(where + f"slo={self.slo!r} must be a missile_jax.SLO")
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ConfigError(where + f"weight={self.weight!r} must be a positive number")
-        if not isinstance(self.queue_limit, int) or self.queue_limit < 1:
-            raise ConfigError(where + f"queue_limit={self.queue_limit!r} must be 1 or more")
+        _check_limit(where, self.queue_limit)
+        if self.timeout_ms is not None and not 0 < self.timeout_ms < math.inf:
+            raise ConfigError(where + f"timeout_ms={self.timeout_ms!r} must be a positive number")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that a server is configured for.
+
+    build: makes it, under this name; called anew each time that it is loaded.
+    on_request: load it when a client asks for that, not at startup.
+    """
+
+    name: str
+    build: Callable[[], Model]
+    on_request: bool = False
+
+    @classmethod
+    def of(cls, model: Model | ModelSource) -> ModelSource:
+        """One that gives `model` itself each time."""
+        return cls(model.name, lambda: model) if isinstance(model, Model) else model
+
+
+def _check_limit(where: str, limit: int) -> None:
+    if not isinstance(limit, int) or limit < 1:
+        raise ConfigError(where + f"queue_limit={limit!r} must be 1 or more")
 
 
 def check_name(name: str) -> str:
@@ -206,6 +242,7 @@ class ModelInfo:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameter_bytes: int
+    timeout_ms: float | None = None
 
 
 ModelFn = Callable[[PyTree, PyTree], PyTree]

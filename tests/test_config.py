@@ -133,21 +133,22 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     environment = {"MISSILE_HTTP_PORT": "99999", "MISSILE_POLICI": "fifo"}
     lines = problems(document, environment, host="")
     legal = "zoo, factory, priority, slo, buckets, lengths, tenant, weight, queue_limit, "
-    legal += "pinned"
+    legal += "pinned, timeout_ms, load"
     zoo = "squeezenet, mobilenet, efficientnet, resnet50, resnet101, resnet152, minilm"
     assert sorted(lines) == sorted(
         [
             "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
-            "host_memory, disk, tenants, http, grpc, shared_memory, models",
+            "host_memory, disk, tenants, timeout_ms, http, grpc, shared_memory, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
-            "max_header_bytes, drain_s",
+            "max_header_bytes, drain_delay_s, drain_s",
             "http.max_body_bytes: got 0; must be greater than or equal to 1",
             "MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
             "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_DEVICE_MEMORY, MISSILE_HOST_MEMORY, "
-            "MISSILE_DISK, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
-            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S, "
+            "MISSILE_DISK, MISSILE_TIMEOUT_MS, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
+            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, "
+            "MISSILE_HTTP_DRAIN_DELAY_S, MISSILE_HTTP_DRAIN_S, "
             "MISSILE_GRPC_HOST, MISSILE_GRPC_PORT, MISSILE_GRPC_MAX_MESSAGE_BYTES, "
             "MISSILE_GRPC_MAX_STREAM_REQUESTS, MISSILE_GRPC_DRAIN_S, "
             "MISSILE_SHARED_MEMORY_SYSTEM, MISSILE_SHARED_MEMORY_MAX_REGIONS, "
@@ -285,6 +286,26 @@ def test_tenants_are_those_of_the_runtime(load):
     assert config.build_tenants() == {"search": Tenant(2.0, "1MiB"), "other": Tenant()}
     assert config.build_tenants()["search"].quota_bytes == 1 << 20
     assert load({"models": {"m": MINE}}).build_tenants() is None
+
+
+def test_queue_limits_of_tenants_need_no_managed_memory(load):
+    config = load({"models": {"m": MINE}, "tenants": {"search": {"queue_limit": 7}}})
+    assert config.build_tenants() == {"search": Tenant(queue_limit=7)}
+
+
+def test_sources_build_anew_each_time(load):
+    models = {"m": MINE, "later": {**MINE, "load": "on_request"}}
+    later, first = load({"models": models}).build_sources()  # the file has them sorted
+    assert (first.name, first.on_request, later.on_request) == ("m", False, True)
+    assert first.build() is not first.build()
+    assert first.build().name == "m"
+
+
+def test_a_models_own_timeout_comes_before_that_of_all(load):
+    models = {"m": MINE, "slow": {**MINE, "timeout_ms": 9}}
+    m, slow = load({"models": models, "timeout_ms": 5}).build_sources()
+    assert (m.build().timeout_ms, slow.build().timeout_ms) == (5, 9)
+    assert load({"models": models}).build_sources()[0].build().timeout_ms is None
 
 
 def test_the_policy_keeps_its_floor(load):

@@ -667,6 +667,7 @@ class Failing:
 
     name = "failing"
     overlaps = True
+    serial = True
 
     def __init__(self):
         self.fail = False

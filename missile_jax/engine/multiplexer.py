@@ -6,6 +6,7 @@ import heapq
 import itertools
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -17,17 +18,19 @@ from missile_jax.engine.clock import Clock
 from missile_jax.engine.device import Device
 from missile_jax.engine.job import Job, Piece
 from missile_jax.engine.request import NEVER_NS, Request
+from missile_jax.engine.stats import ModelStats
 from missile_jax.engine.table import Served, Table
 from missile_jax.errors import (
     DeadlineExceededError,
     DeviceMemoryError,
     MissileError,
     ModelRaisedError,
-    QueueFullError,
+    OverloadedError,
     RuntimeClosedError,
     one_line,
 )
 from missile_jax.memory.residency import Residency
+from missile_jax.schedule.admission import refusal
 from missile_jax.schedule.view import Launch, Policy
 
 # Deadlines kept before those of requests that are done are swept out.
@@ -37,6 +40,11 @@ _LONGEST_SLEEP_S = 3600.0
 _POLL_S = 0.001
 
 _log = logging.getLogger(__name__)
+
+
+class ReplacedError(Exception):
+    """The model that accepted a request was replaced by one with other inputs or outputs."""
+
 
 # A request with what its future is to be set to: an answer or an error.
 Outcome = tuple[Request, Any, BaseException | None]
@@ -81,7 +89,8 @@ class Multiplexer:
         self.lock = threading.RLock()
         self._idle = threading.Condition(self.lock)
         self._sooner = threading.Condition(self.lock)
-        self._deadlines: list[tuple[int, int, Request]] = []
+        # Weak: what is done keeps neither its results nor its model until its deadline.
+        self._deadlines: list[tuple[int, int, weakref.ref[Request]]] = []
         self._sweep_above = _SWEEP_ABOVE
         self._order = itertools.count()
         self._answering: list[int] = []
@@ -89,23 +98,35 @@ class Multiplexer:
         self._closed: MissileError | None = None
 
     def submit(self, request: Request) -> None:
-        """Queues `request`. Raises ModelNotFoundError, QueueFullError, RuntimeClosedError."""
+        """Queues `request`.
+
+        Raises ModelNotFoundError, QueueFullError, RuntimeClosedError, and ReplacedError if it has
+        to be accepted anew.
+        """
         outcomes: list[Outcome] = []
         with self.lock:
             self.check_open()
             served = self.table[request.model]
-            if served.queue.full:
-                served.stats.reject_count += 1
-                raise QueueFullError(
-                    f"model {request.model!r}: {len(served.queue)} requests wait already, "
-                    f"which is the limit"
-                )
+            if request.program is not served.program:
+                _check_still_fits(request, served)
+            self._admit(served, request)
             self.table.arrived(served, request)
             if request.deadline_ns != NEVER_NS:
                 self._watch(request)
             if self.device.autonomous:
                 self._launch(outcomes)
         _resolve(outcomes)
+
+    def _admit(self, served: Served, request: Request) -> None:
+        tenant = self.table.tenant_queue(served.program.info.tenant)
+        why = refusal(served.name, served.queue, request, tenant, self.policy.serial)
+        if why is None:
+            return
+        if isinstance(why, OverloadedError):
+            served.stats.overload_count += 1
+        else:
+            served.stats.reject_count += 1
+        raise why
 
     def run(self, request: Request) -> None:
         """`submit` for a thread that will wait: it may run the request's pieces itself."""
@@ -146,7 +167,7 @@ class Multiplexer:
         now_ns, launched = self.clock.now_ns(), False
         try:
             for launch in self.policy.decide(self.table.view(now_ns)):
-                served = self.table[launch.model]
+                served = self.table.launchable(launch.model)
                 piece = self._piece(served, launch, now_ns)
                 launched = True
                 self._put(served, piece, now_ns, outcomes)
@@ -246,39 +267,39 @@ class Multiplexer:
         with self.lock:
             if request.settled:
                 return
-            served = self._abandon(request)
-            if served is not None:
-                served.stats.cancel_count += 1
+            for stats in self._abandon(request):
+                stats.cancel_count += 1
             self._idle.notify_all()
 
-    def _abandon(self, request: Request) -> Served | None:
+    def _abandon(self, request: Request) -> list[ModelStats]:
+        """Nobody waits for `request` any more. Returns where to count that, if anywhere."""
         request.settled = True
-        # The heap of deadlines may keep it for long.
+        # Its future may keep it for long.
         request.inputs = ()
-        served = self.table.find(request.model)
-        if served is not None:
+        versions = self.table.versions(request.model)
+        for served in versions:
             served.queue.remove(request)
             self.table.settle(served)
-        return served
+        return [served.stats for served in versions[:1]]
 
     def _watch(self, request: Request) -> None:
         if len(self._deadlines) > self._sweep_above:
             # Requests that are done leave the heap only when their time comes: help them out.
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
+            self._deadlines = [entry for entry in self._deadlines if _is_open(entry[2]())]
             heapq.heapify(self._deadlines)
             self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self._deadlines))
-        heapq.heappush(self._deadlines, (request.deadline_ns, next(self._order), request))
-        if self._deadlines[0][2] is request:
+        entry = (request.deadline_ns, next(self._order), weakref.ref(request))
+        heapq.heappush(self._deadlines, entry)
+        if self._deadlines[0] is entry:
             self._sooner.notify()
 
     def _expire(self, outcomes: list[Outcome]) -> None:
         while self._deadlines and self._deadlines[0][0] <= self.clock.now_ns():
-            _, _, request = heapq.heappop(self._deadlines)
-            if request.settled or request.future.done():
+            request = heapq.heappop(self._deadlines)[2]()
+            if request is None or not _is_open(request):
                 continue
-            served = self._abandon(request)
-            if served is not None:
-                served.stats.expire_count += 1
+            for stats in self._abandon(request):
+                stats.expire_count += 1
             outcomes.append((request, None, _late(request)))
 
     def wait_for_deadline(self) -> bool:
@@ -322,12 +343,30 @@ class Multiplexer:
             self.check_open()
             self.table.add(served)
 
+    def replace(self, served: Served) -> None:
+        """Serves a model from now on in place of the one of its name, which finishes what it has.
+
+        Raises RuntimeClosedError.
+        """
+        outcomes: list[Outcome] = []
+        with self.lock:
+            self.check_open()
+            self.table.replace(served)
+            if self.device.autonomous:
+                self._launch(outcomes)
+        _resolve(outcomes)
+
+    def retire(self, name: str) -> None:
+        """Takes a model out that finishes what it has. Raises ModelNotFoundError."""
+        with self.lock:
+            self.table.retire(self.table[name])
+
     def remove(self, name: str) -> None:
         """Takes a model out: what waits fails, what runs stops at the next segment."""
         outcomes: list[Outcome] = []
         with self.lock:
-            served = self.table.remove(name)
-            self._drop_waiting(served, _unloaded(name), outcomes)
+            for served in self.table.remove(name):
+                self._drop_waiting(served, _unloaded(name), outcomes)
             self._idle.notify_all()
         _resolve(outcomes)
 
@@ -350,7 +389,7 @@ class Multiplexer:
             raise RuntimeClosedError(str(self._closed)) from self._closed.__cause__
 
     def _drop_all(self, error: MissileError, outcomes: list[Outcome]) -> None:
-        for served in self.table:
+        for served in self.table.everyone():
             self._drop_waiting(served, error, outcomes)
 
     def _drop_waiting(self, served: Served, error: MissileError, outcomes: list[Outcome]) -> None:
@@ -360,6 +399,15 @@ class Multiplexer:
         served.paused.clear()
         _fail(served, served.queue.clear(), error, now_ns, outcomes)
         self.table.settle(served)
+
+
+def _is_open(request: Request | None) -> bool:
+    return request is not None and not (request.settled or request.future.done())
+
+
+def _check_still_fits(request: Request, served: Served) -> None:
+    if not served.program.takes_the_same_as(request.program):
+        raise ReplacedError
 
 
 def _count(served: Served, job: Job, now_ns: int) -> None:

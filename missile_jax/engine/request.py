@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from missile_jax.program.program import Program
+
 # Later than any clock says: no deadline.
 NEVER_NS = 2**62
 
@@ -56,16 +58,18 @@ class RequestFuture(Future):
 class Request:
     """A request in the engine.
 
-    inputs: leaves [B, ...] padded to the length bucket.
+    program: what accepted it. inputs: leaves [B, ...] padded to the length bucket.
     rows: B. length: the bucket. actual_length: before padding; 0 without sequences.
     deadline_ns: when its future fails with DeadlineExceededError, NEVER_NS for never.
     due_ns: when it should be done, for the order of latency-sensitive requests.
+    level: in its model's queue those of a lower one go first.
+    work_ns: device time that it adds, at least.
     settled: counted as answered, failed, cancelled or late, each request once; nobody waits for
         its result any more.
     finish: makes the future's result of the output leaves.
     """
 
-    model: str
+    program: Program
     inputs: Sequence[np.ndarray]
     rows: int
     length: int
@@ -75,5 +79,11 @@ class Request:
     due_ns: int
     finish: Callable[[list[np.ndarray]], Any]
     future: RequestFuture
+    level: int = 1
+    work_ns: int = 0
     started_ns: int = 0
     settled: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.program.info.name

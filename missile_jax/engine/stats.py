@@ -14,7 +14,10 @@ _LATEST = 4096
 
 @dataclass(slots=True)
 class ModelStats:
-    """Counters of one model. Times in ns; `success_ns` runs from arrival to result."""
+    """Counters of one model. Times in ns; `success_ns` runs from arrival to result.
+
+    reject_count: refused since a queue was full. overload_count: since its deadline was too near.
+    """
 
     success_count: int = 0
     success_ns: int = 0
@@ -23,6 +26,7 @@ class ModelStats:
     cancel_count: int = 0
     expire_count: int = 0
     reject_count: int = 0
+    overload_count: int = 0
     queue_ns: int = 0
     compute_ns: int = 0
     execution_count: int = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from missile_jax.engine.job import Job, Piece
@@ -12,6 +13,7 @@ from missile_jax.engine.stats import ModelStats
 from missile_jax.errors import ModelExistsError, ModelNotFoundError
 from missile_jax.memory.parameters import Parameters
 from missile_jax.program.program import Program
+from missile_jax.schedule.admission import TenantQueue
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.shares import ClassShare, FairShare
 from missile_jax.schedule.view import ModelView, View
@@ -23,10 +25,12 @@ _LONG_AGO_NS = -(2**62)
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """A loaded model.
+    """A version of a model.
 
     weight: share of device time among best-effort models. slo_ns: None without an objective.
     paused: jobs between two segments. in_flight: pieces on the device.
+    key: what policies know it by: the model's name, until it is retired.
+    retired: it takes no more requests, and finishes those it has.
     """
 
     program: Program
@@ -36,13 +40,15 @@ class Served:
     paused: deque[Job] = field(default_factory=deque)
     in_flight: int = 0
     stats: ModelStats = field(default_factory=ModelStats)
+    retired: bool = False
     name: str = field(init=False)
+    key: str = field(init=False)
     latency: bool = field(init=False)
     slo_ns: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         info = self.program.info
-        self.name = info.name
+        self.name = self.key = info.name
         self.latency = info.priority is Priority.LATENCY
         self.slo_ns = None if info.slo is None else round(info.slo.deadline_ms * 1e6)
 
@@ -54,7 +60,7 @@ class Served:
         head = self.queue.head()
         first = self.paused[0].requests[0] if self.paused else head
         return ModelView(
-            self.name,
+            self.key,
             self.latency,
             len(self.queue),
             len(self.paused),
@@ -84,10 +90,16 @@ class Served:
 
 
 class Table:
-    """All models, and the accounts that policies decide by. Not locked: the engine's lock is."""
+    """All models, and the accounts that policies decide by. Not locked: the engine's lock is.
+
+    tenant_limits: requests that may wait of a tenant's models together, for those that have one.
+    """
 
     def __init__(self) -> None:
+        self.tenant_limits: Mapping[str, int] = {}
         self._models: dict[str, Served] = {}
+        self._retired: list[Served] = []
+        self._retired_keys = itertools.count()
         self._active: dict[str, Served] = {}
         self._fair = FairShare()
         self._classes = ClassShare()
@@ -96,6 +108,7 @@ class Table:
         self._last_latency_ns = _LONG_AGO_NS
 
     def __iter__(self) -> Iterator[Served]:
+        """The models that take requests."""
         return iter(self._models.values())
 
     def __getitem__(self, name: str) -> Served:
@@ -105,6 +118,28 @@ class Table:
         except KeyError:
             loaded = ", ".join(sorted(self._models)) or "none"
             raise ModelNotFoundError(f"no model named {name!r}; loaded: {loaded}") from None
+
+    def launchable(self, key: str) -> Served:
+        """The version that a policy means. Raises ModelNotFoundError."""
+        return self._active.get(key) or self[key]
+
+    def versions(self, name: str) -> list[Served]:
+        """Those of a model that have requests: the one that takes them, and retired ones."""
+        current = self._models.get(name)
+        retired = [served for served in self._retired if served.name == name]
+        return retired if current is None else [current, *retired]
+
+    def everyone(self) -> list[Served]:
+        """All versions of all models."""
+        return [*self._models.values(), *self._retired]
+
+    def tenant_queue(self, tenant: str) -> TenantQueue | None:
+        """What waits of a tenant that has a limit; None for any other."""
+        limit = self.tenant_limits.get(tenant)
+        if limit is None:
+            return None
+        own = (s for s in self._active.values() if s.program.info.tenant == tenant)
+        return TenantQueue(tenant, sum(len(served.queue) for served in own), limit)
 
     @property
     def idle(self) -> bool:
@@ -126,28 +161,61 @@ class Table:
         self.check_free(served.name)
         self._models[served.name] = served
 
-    def remove(self, name: str) -> Served:
-        """Raises ModelNotFoundError."""
-        served = self[name]
+    def replace(self, served: Served) -> None:
+        """Takes `served` in the place of the model of its name, if there is one.
+
+        What waits there goes over to it, unless it takes other inputs.
+        """
+        old = self._models.get(served.name)
+        if old is None:
+            self.add(served)
+            return
+        served.stats = old.stats
+        moving = old.queue.clear() if served.program.takes_the_same_as(old.program) else []
+        self.retire(old)
+        self.add(served)
+        for request in moving:
+            self.arrived(served, request)
+
+    def retire(self, served: Served) -> None:
+        """Takes its name from a model; it goes once it has finished the requests it has."""
+        del self._models[served.name]
+        active = self._active.pop(served.key, None)
+        key = f"{served.name}#{next(self._retired_keys)}"
+        self._fair.rename(served.key, key)
+        served.key, served.retired = key, True
+        self._retired.append(served)
+        if active is not None:
+            self._active[key] = served
+        self.settle(served)
+
+    def remove(self, name: str) -> list[Served]:
+        """All versions of a model. Raises ModelNotFoundError."""
+        self[name]
+        versions = self.versions(name)
         del self._models[name]
-        self._active.pop(name, None)
-        self._fair.forget(name)
+        for served in versions:
+            self._forget(served)
+        return versions
+
+    def _forget(self, served: Served) -> None:
+        self._active.pop(served.key, None)
+        self._fair.forget(served.key)
+        if served.retired:
+            self._retired.remove(served)
+            served.retired = False
         if not served.in_flight:
             served.parameters.discard()
-        return served
-
-    def find(self, name: str) -> Served | None:
-        return self._models.get(name)
 
     def has(self, served: Served) -> bool:
-        """Whether this very model is loaded, not a later one of its name."""
-        return self._models.get(served.name) is served
+        """Whether this very version is loaded or retired, and not a later one of its name."""
+        return served.retired or self._models.get(served.name) is served
 
     def view(self, now_ns: int) -> View:
         vruntime_ns = self._fair.vruntime_ns
         return View(
             now_ns,
-            tuple(s.view(0.0 if s.latency else vruntime_ns(s.name)) for s in self._active.values()),
+            tuple(s.view(0.0 if s.latency else vruntime_ns(s.key)) for s in self._active.values()),
             self._latency_in_flight,
             self._best_effort_in_flight,
             self._last_latency_ns,
@@ -156,12 +224,12 @@ class Table:
 
     def arrived(self, served: Served, request: Request) -> None:
         served.queue.push(request)
-        self._active[served.name] = served
+        self._active[served.key] = served
         served.tell_memory()
         if served.latency:
-            self._last_latency_ns = request.arrival_ns
+            self._last_latency_ns = max(self._last_latency_ns, request.arrival_ns)
         else:
-            self._fair.wake(served.name)
+            self._fair.wake(served.key)
 
     def launched(self, served: Served) -> None:
         served.in_flight += 1
@@ -186,14 +254,16 @@ class Table:
         else:
             self._best_effort_in_flight -= 1
             if self.has(served):
-                self._fair.charge(served.name, duration_ns, served.weight)
+                self._fair.charge(served.key, duration_ns, served.weight)
 
     def settle(self, served: Served) -> None:
         """Drops jobs that nobody waits for; a model with nothing left leaves the view."""
         if served.paused and not all(job.wanted for job in served.paused):
             served.paused = deque(job for job in served.paused if job.wanted)
-        if served.idle and self._active.get(served.name) is served:
-            del self._active[served.name]
-            self._fair.sleep(served.name)
+        if served.idle and self._active.get(served.key) is served:
+            del self._active[served.key]
+            self._fair.sleep(served.key)
+        if served.retired and served.idle:
+            self._forget(served)
         if self.has(served):
             served.tell_memory()

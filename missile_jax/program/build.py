@@ -74,6 +74,9 @@ class Builder:
                 self._build(traced, leaves, inputs, segmented), keep=tuple(signature.keep)
             )
             _plans[key] = plan
+        elif self.profile:
+            # What only these parameters do shows before the first request, not at it.
+            jax.block_until_ready(plan.run(leaves, inputs, whole=True))
         if not self.profile or len(plan.segments) == 1:
             return plan
         # Times are the first model's, but how far segments are from the whole depends on values.

@@ -74,6 +74,7 @@ def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
         inputs=tuple(_tensor(leaf, True) for leaf in inputs),
         outputs=tuple(_tensor(leaf, batched) for leaf in outputs),
         parameter_bytes=sum(x.nbytes for x in leaves),
+        timeout_ms=spec.timeout_ms,
     )
     return Program(info, leaves, plans, in_tree, out_tree, inputs, outputs, batched)
 

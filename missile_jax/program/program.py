@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -80,6 +81,24 @@ class Program:
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
     batched: bool
+    _least_ns_per_row: dict[int, float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        least: dict[int, float] = {}
+        for (rows, length), plan in self.plans.items():
+            least[length] = min(plan.least_ns / rows, least.get(length, math.inf))
+        object.__setattr__(self, "_least_ns_per_row", least)
+
+    def takes_the_same_as(self, other: Program) -> bool:
+        """Whether what one has accepted, the other can run, with results of the same form."""
+        mine, its = self.info, other.info
+        return (self.in_tree, self.out_tree, self.inputs, self.outputs, self.batched) == (
+            other.in_tree, other.out_tree, other.inputs, other.outputs, other.batched
+        ) and (mine.buckets, mine.lengths) == (its.buckets, its.lengths)  # fmt: skip
+
+    def least_ns(self, rows: int, length: int) -> int:
+        """Device time that a request adds at least: its part of the batch that is best for it."""
+        return int(rows * self._least_ns_per_row[length])
 
     @property
     def latency(self) -> bool:
@@ -131,6 +150,16 @@ class Program:
         if length != actual:
             arrays = [_pad(leaf, a, length) for leaf, a in zip(self.inputs, arrays, strict=True)]
         return Inputs(arrays, rows, length, actual)
+
+    def accept_named(self, tensors: Mapping[str, Any], copy: CopyIn = stage) -> Inputs:
+        """`accept` for inputs by the names that `info.inputs` lists."""
+        leaves = [tensors[leaf.name] for leaf in self.inputs if leaf.name in tensors]
+        if not len(leaves) == len(tensors) == len(self.inputs):
+            names = sorted(leaf.name for leaf in self.inputs)
+            raise InvalidInputError(
+                f"model {self.info.name!r}: got the inputs {sorted(tensors)}, allowed are {names}"
+            )
+        return self.accept_leaves(leaves, copy)
 
     def _length_of(self, arrays: Sequence[np.ndarray]) -> int:
         pairs = zip(self.inputs, arrays, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
@@ -12,6 +13,8 @@ class Waiting(Protocol):
 
     rows: B of its inputs.
     length: bucket of its sequences; requests of one batch have the same. 0 without sequences.
+    level: those of a lower one go first.
+    work_ns: what it adds to the wait of those behind it, at least.
     arrival_ns, due_ns: for the order among models.
     """
 
@@ -19,6 +22,10 @@ class Waiting(Protocol):
     def rows(self) -> int: ...
     @property
     def length(self) -> int: ...
+    @property
+    def level(self) -> int: ...
+    @property
+    def work_ns(self) -> int: ...
     @property
     def arrival_ns(self) -> int: ...
     @property
@@ -28,36 +35,76 @@ class Waiting(Protocol):
 R = TypeVar("R", bound=Waiting)
 
 
+class _Level(Generic[R]):
+    """Requests that are equally urgent, by identity."""
+
+    __slots__ = ("requests", "work_ns")
+
+    def __init__(self) -> None:
+        self.requests: OrderedDict[int, R] = OrderedDict()
+        self.work_ns = 0
+
+
 class RequestQueue(Generic[R]):
-    """First in, first out, with a limit; any request can be taken out at once."""
+    """First in, first out within a level, with a limit; any request can be taken out at once."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._requests: OrderedDict[int, R] = OrderedDict()
+        self._size = 0
+        self._levels: dict[int, _Level[R]] = {}
+        # Ascending, none of them empty.
+        self._order: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return self._size
 
     def __iter__(self) -> Iterator[R]:
-        return iter(self._requests.values())
+        """In the order in which they will be taken."""
+        for number in self._order:
+            yield from self._levels[number].requests.values()
 
     @property
     def full(self) -> bool:
-        return len(self._requests) >= self.limit
+        return self._size >= self.limit
+
+    @property
+    def work_ns(self) -> int:
+        """Of all that wait."""
+        return sum(level.work_ns for level in self._levels.values())
+
+    def ahead_ns(self, level: int) -> int:
+        """The work that a request of `level` finds before it."""
+        return sum(self._levels[number].work_ns for number in self._order if number <= level)
 
     def push(self, request: R) -> None:
-        self._requests[id(request)] = request
+        level = self._levels.get(request.level)
+        if level is None:
+            level = self._levels[request.level] = _Level()
+            bisect.insort(self._order, request.level)
+        level.requests[id(request)] = request
+        level.work_ns += request.work_ns
+        self._size += 1
 
     def head(self) -> R | None:
-        """The oldest request, or None."""
-        return next(iter(self._requests.values()), None)
+        """The request that is next, or None."""
+        if not self._size:
+            return None
+        return next(iter(self._levels[self._order[0]].requests.values()))
 
     def remove(self, request: R) -> bool:
         """Takes `request` out wherever it stands. False if it is not in the queue."""
-        return self._requests.pop(id(request), None) is not None
+        level = self._levels.get(request.level)
+        if level is None or level.requests.pop(id(request), None) is None:
+            return False
+        level.work_ns -= request.work_ns
+        self._size -= 1
+        if not level.requests:
+            del self._levels[request.level]
+            self._order.remove(request.level)
+        return True
 
     def take_batch(self, max_rows: int) -> list[R]:
-        """Takes the oldest request and those behind it that fit into the same batch.
+        """Takes the next request and those behind it that fit into the same batch.
 
         They have one `length`, and at most `max_rows` rows together. The first request that does
         not fit ends the batch, so nobody is overtaken.
@@ -67,13 +114,15 @@ class RequestQueue(Generic[R]):
         while (head := self.head()) is not None:
             if batch and (head.length != batch[0].length or rows + head.rows > max_rows):
                 break
-            self._requests.popitem(last=False)
+            self.remove(head)
             batch.append(head)
             rows += head.rows
         return batch
 
     def clear(self) -> list[R]:
         """Takes all requests."""
-        requests = list(self._requests.values())
-        self._requests.clear()
+        requests = list(self)
+        self._size = 0
+        self._levels.clear()
+        self._order.clear()
         return requests

@@ -41,6 +41,14 @@ class FairShare:
         """`name` had the device for `duration_ns`."""
         self._vruntime_ns[name] = self.vruntime_ns(name) + duration_ns / weight
 
+    def rename(self, name: str, new: str) -> None:
+        """`name` is called `new` from now on."""
+        if name in self._vruntime_ns:
+            self._vruntime_ns[new] = self._vruntime_ns.pop(name)
+        if name in self._active:
+            self._active.discard(name)
+            self._active.add(new)
+
     def forget(self, name: str) -> None:
         """`name` is gone for good."""
         self.sleep(name)

@@ -71,8 +71,8 @@ class Policy(Protocol):
     It is asked when a request arrives and when a piece ends, so it has to launch something where
     nothing is in flight and anything is launchable.
 
-    To add one: write a frozen dataclass with `name`, `overlaps` and `decide`, and list it in
-    `schedule/policies/__init__.py`.
+    To add one: write a frozen dataclass with `name`, `overlaps`, `serial` and `decide`, and list it
+    in `schedule/policies/__init__.py`.
     """
 
     @property
@@ -81,6 +81,11 @@ class Policy(Protocol):
     @property
     def overlaps(self) -> bool:
         """Whether it may launch a piece while another is in flight: spatial sharing."""
+        ...
+
+    @property
+    def serial(self) -> bool:
+        """Whether jobs of one model run one after the other, so that a queue's work is a wait."""
         ...
 
     def decide(self, view: View) -> Sequence[Launch]: ...

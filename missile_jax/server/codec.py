@@ -41,7 +41,7 @@ class InferRequest:
     outputs: names to return, in this order, each with whether it is to be binary; None for all.
     binary: whether the outputs are to be binary where `outputs` is None.
     timeout_us: microseconds from arrival after which the answer is of no use; None for no limit.
-    priority: as the client names it; None for the model's own.
+    priority: see `Runtime.submit`; None for the model's own.
     slices: where outputs go that are not to be sent but put into shared memory, by name.
     """
 

@@ -1,7 +1,8 @@
 """What a front end may ask of a `Runtime`, in the protocol's words and without a transport.
 
-Each method gives plain values for a front end to encode. Every model has one version, ``"1"``. A
-model or version that is not there raises ModelNotFoundError.
+Each method gives plain values for a front end to encode. Every model has one version, ``"1"``, also
+when it has been loaded anew. A model or version that is not there raises ModelNotFoundError, a
+model that is configured but does not take requests now ModelUnavailableError.
 """
 
 from __future__ import annotations
@@ -9,42 +10,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from importlib.metadata import version as installed_version
 from typing import Any
 
 import numpy as np
 
-from missile_jax.errors import ModelNotFoundError, RuntimeClosedError
+from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
 from missile_jax.options import SharedMemoryOptions
 from missile_jax.runtime import Runtime
 from missile_jax.server.codec import InferRequest, InferResponse
+from missile_jax.server.repository import READY, Repository, reason
 from missile_jax.server.shared_memory import Regions
 from missile_jax.server.tensors import CodecError, datatype_of
 from missile_jax.spec import ModelInfo, TensorSpec
 
 VERSION = "1"
 PLATFORM = "missile_jax"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+_log = logging.getLogger(__name__)
 
 
 class Dataplane:
     """One runtime, asked in the protocol's words.
 
+    repository: the models that can be loaded and unloaded; none by default.
     regions: of shared memory, which all front ends share.
+    draining: set before the server ends, so that it is not ready any more.
     """
 
-    __slots__ = ("_runtime", "regions")
+    __slots__ = ("_repository", "_runtime", "draining", "regions")
 
     def __init__(
-        self, runtime: Runtime, shared_memory: SharedMemoryOptions = SharedMemoryOptions()
+        self,
+        runtime: Runtime,
+        repository: Repository | None = None,
+        shared_memory: SharedMemoryOptions = SharedMemoryOptions(),
     ) -> None:
         self._runtime = runtime
+        self._repository = repository or Repository(runtime)
         self.regions = Regions(shared_memory)
+        self.draining = False
 
     def ready(self) -> bool:
-        """Whether every loaded model takes requests."""
+        """Whether the models of startup are loaded, and every loaded one takes requests."""
+        if self.draining or not self._repository.started:
+            return False
         try:
             for name in self._runtime.models():
                 self._runtime.describe(name)
@@ -55,7 +68,7 @@ class Dataplane:
         return True
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        """True for a loaded model; raises ModelNotFoundError for any other."""
+        """True for a loaded model; raises an error for any other."""
         self._describe(name, version)
         return True
 
@@ -103,12 +116,47 @@ class Dataplane:
             models = {info.name: models[name]} if name in models else {}
         return {"model_stats": [_model_statistics(key, models[key]) for key in sorted(models)]}
 
-    def index(self) -> list[dict[str, str]]:
-        """Every model there is."""
+    def index(self, ready_only: bool = False) -> list[dict[str, str]]:
+        """Every model there is, or those that take requests."""
         return [
-            {"name": name, "version": VERSION, "state": "READY", "reason": ""}
-            for name in sorted(self._runtime.models())
+            {"name": name, "version": VERSION, "state": state, "reason": reason}
+            for name, state, reason in self._repository.index()
+            if state == READY or not ready_only
         ]
+
+    async def load_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Load a configured model; one that is loaded is replaced when the new one is ready.
+
+        parameters: of the request.
+
+        Raises CodecError for parameters that would override the configuration, ModelNotFoundError
+        for a model that is not configured, and ModelUnavailableError where it cannot be loaded.
+        """
+        for key in parameters or {}:
+            if key == "config" or key.startswith("file:"):
+                raise CodecError(
+                    f"parameter {key!r} is not supported: models are as the server configures them"
+                )
+        self._repository.check(name)
+        try:
+            await self._on_loader(self._repository.load, name)
+        except Exception as error:
+            _log.error("model %r was not loaded", name, exc_info=error)
+            raise ModelUnavailableError(
+                f"model {name!r} was not loaded: {reason(error)}"
+            ) from error
+
+    async def unload_model(self, name: str) -> None:
+        """Unload a configured model, which answers what it has.
+
+        Raises ModelNotFoundError for a model that is not configured.
+        """
+        self._repository.check(name)
+        await self._on_loader(self._repository.unload, name)
+
+    async def _on_loader(self, call: Callable[[str], Any], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._repository.loader, call, name)
 
     def submit(self, name: str, request: InferRequest, version: str = "") -> Pending:
         """Queue `request`.
@@ -119,9 +167,14 @@ class Dataplane:
         if version and version != VERSION:
             self._describe(name, version)
         if request.outputs is not None:
-            _check_outputs(request.outputs, self._runtime.describe(name))
+            _check_outputs(request.outputs, self._describe(name, version))
         deadline_ms = None if request.timeout_us is None else request.timeout_us / 1000
-        future = self._runtime.submit_tensors(name, request.inputs, deadline_ms=deadline_ms)
+        try:
+            future = self._runtime.submit_tensors(
+                name, request.inputs, deadline_ms=deadline_ms, priority=request.priority
+            )
+        except ModelNotFoundError as error:
+            raise self._repository.absent(name, error) from None
         return Pending(name, request, future)
 
     async def infer(self, name: str, request: InferRequest, version: str = "") -> InferResponse:
@@ -129,7 +182,10 @@ class Dataplane:
         return await self.submit(name, request, version).response()
 
     def _describe(self, name: str, version: str) -> ModelInfo:
-        info = self._runtime.describe(name)
+        try:
+            info = self._runtime.describe(name)
+        except ModelNotFoundError as error:
+            raise self._repository.absent(name, error) from None
         if version and version != VERSION:
             raise ModelNotFoundError(
                 f"model {name!r} has no version {version!r}; it has version {VERSION!r}"

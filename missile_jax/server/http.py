@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
@@ -26,11 +27,13 @@ from missile_jax.errors import (
     DeviceMemoryError,
     MissileError,
     ModelNotFoundError,
+    ModelUnavailableError,
     QueueFullError,
     RequestError,
     RuntimeClosedError,
 )
 from missile_jax.server.codec import decode_request, encode_response
+from missile_jax.server.control import repository_routes
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.memory_routes import memory_routes
 from missile_jax.server.protocol import CONNECTION, Connection
@@ -125,8 +128,8 @@ def failure(error: Exception, subject: str = "the server") -> Answer:
     elif isinstance(error, RequestError):
         status = 400
     elif isinstance(error, QueueFullError):
-        status, extra = 429, [(b"retry-after", b"1")]
-    elif isinstance(error, RuntimeClosedError):
+        status, extra = 429, [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
+    elif isinstance(error, RuntimeClosedError | ModelUnavailableError):
         status = 503
     elif isinstance(error, DeviceMemoryError):
         status, text = 503, "the device is out of memory"
@@ -205,14 +208,11 @@ def _starlette(dataplane: Dataplane) -> Starlette:
 
     def ready(_: str, __: str) -> Any:
         if not dataplane.ready():
-            raise RuntimeClosedError("the runtime is closed")
+            raise RuntimeClosedError("the server is not ready: it loads its models, or it ends")
         return {"ready": True}
 
     def model_ready(name: str, version: str) -> Any:
         return {"name": name, "ready": dataplane.model_ready(name, version)}
-
-    def index(_: str, __: str) -> Any:
-        return dataplane.index()
 
     def server_metadata(_: str, __: str) -> Any:
         return dataplane.server_metadata()
@@ -231,7 +231,7 @@ def _starlette(dataplane: Dataplane) -> Starlette:
             get("/v2/health/live", live),
             get("/v2/health/ready", ready),
             get("/v2/models/stats", all_statistics),
-            Route("/v2/repository/index", _endpoint(index), methods=["POST"]),
+            *repository_routes(dataplane),
             *memory_routes(dataplane.regions),
             *(
                 get(base + suffix, answer)

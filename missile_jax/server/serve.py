@@ -24,6 +24,8 @@ class HttpServer:
 
     host, port: where it listens, also where `options` asked for any free port.
 
+    dataplane: of `runtime`, where there is more to it or other servers share it.
+
     The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
     closed after the server.
     """

@@ -18,7 +18,9 @@ from missile_jax.schedule.queue import RequestQueue
 MS = 1_000_000
 
 
-def made_up(name, segments_ms, *, latency=False, buckets=(1,), slo=None, batched=True):
+def made_up(
+    name, segments_ms, *, latency=False, buckets=(1,), slo=None, batched=True, tenant="default"
+):
     """A program that takes these times and computes nothing."""
 
     def segment(ms):
@@ -27,7 +29,7 @@ def made_up(name, segments_ms, *, latency=False, buckets=(1,), slo=None, batched
     whole, segments = segment(sum(segments_ms)), tuple(map(segment, segments_ms))
     plan = Plan(whole, segments, 0, (), None, True, 0.0, "")
     priority = Priority.LATENCY if latency else Priority.BEST_EFFORT
-    info = ModelInfo(name, priority, "default", slo, tuple(buckets), None, (), (), 0)
+    info = ModelInfo(name, priority, tenant, slo, tuple(buckets), None, (), (), 0)
     return Program(info, (), {(b, 0): plan for b in buckets}, None, None, (), (), batched)
 
 
@@ -44,19 +46,22 @@ class Simulation:
         self.records: list[LaunchRecord] = []
         self.mux = Multiplexer(self.device, self.policy, self.clock, self.records.append)
 
-    def serve(self, name, segments_ms, *, weight=1.0, limit=10_000, **options):
+    def serve(self, name, segments_ms, *, weight=1.0, limit=10_000, replace=False, **options):
         program = made_up(name, segments_ms, **options)
-        self.mux.add(Served(program, Fixed(()), weight, RequestQueue(limit)))
+        served = Served(program, Fixed(()), weight, RequestQueue(limit))
+        (self.mux.replace if replace else self.mux.add)(served)
+        return served
 
-    def submit(self, name, *, rows=1, deadline_ms=None, due_ms=None):
+    def submit(self, name, *, rows=1, deadline_ms=None, due_ms=None, level=1):
         """A request that arrives now."""
         now = self.clock.now_ns()
 
         def after(ms):
             return NEVER_NS if ms is None else now + round(ms * MS)
 
+        program = self.mux.table[name].program
         request = Request(
-            name,
+            program,
             (),
             rows,
             0,
@@ -66,6 +71,8 @@ class Simulation:
             after(due_ms),
             None,
             RequestFuture(lambda: self.mux.cancelled(request)),
+            level,
+            program.least_ns(rows, 0),
         )
         self.mux.submit(request)
         return request

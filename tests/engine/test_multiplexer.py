@@ -200,6 +200,7 @@ class Wrong:
 
     name = "wrong"
     overlaps = False
+    serial = True
 
     def __init__(self, decide):
         self.decide = decide
@@ -299,28 +300,33 @@ class EngineMachine(RuleBasedStateMachine):
         if self.requests:
             data.draw(st.sampled_from(self.requests)).future.cancel()
 
-    @rule()
-    def reload(self):
-        if self.sim.mux.table.find("b"):
-            self.sim.mux.remove("b")
-        else:
-            self.sim.serve("b", [1.0, 1.0], limit=4)
+    @rule(drain=st.booleans())
+    def unload(self, drain):
+        if self.is_loaded():
+            (self.sim.mux.retire if drain else self.sim.mux.remove)("b")
+
+    @rule(largest=st.sampled_from([1, 2]))
+    def load_or_replace(self, largest):
+        self.sim.serve("b", [1.0, 1.0], limit=4, buckets=(1, largest), replace=True)
+
+    def is_loaded(self):
+        return any(served.name == "b" for served in self.sim.mux.table)
 
     @invariant()
     def counts_agree(self):
-        served = list(self.sim.mux.table)
+        served = self.sim.mux.table.everyone()
         view = self.sim.mux.table.view(self.sim.clock.now_ns())
         assert view.latency_in_flight <= 1
         assert view.best_effort_in_flight <= 1
         for model in view.models:
             assert model.launchable or model.in_flight
-        assert all(s.idle or any(m.name == s.name for m in view.models) for s in served)
+        assert all(s.idle or any(m.name == s.key for m in view.models) for s in served)
 
     def teardown(self):
         self.sim.finish()
         assert all(r.future.done() for r in self.requests)
         assert self.sim.mux.table.idle
-        assert not any(t for t in self.sim.mux.table if not t.idle)
+        assert all(s.idle and not s.retired for s in self.sim.mux.table.everyone())
         done = sum(
             s.stats.success_count + s.stats.fail_count + s.stats.cancel_count + s.stats.expire_count
             for s in self.sim.mux.table

@@ -47,8 +47,11 @@ class Recording:
         now_ns = self.clock.now_ns()
         self.arrivals.append((now_ns, name))
         future = RequestFuture(lambda: None)
+        program = self.mux.table[name].program
         self.mux.submit(
-            Request(name, [X], 1, 0, 0, now_ns, NEVER_NS, NEVER_NS, lambda leaves: leaves, future)
+            Request(
+                program, [X], 1, 0, 0, now_ns, NEVER_NS, NEVER_NS, lambda leaves: leaves, future
+            )
         )
         return future
 
@@ -74,8 +77,9 @@ class Recording:
         for at_ns, name in self.arrivals:
             device.advance_to(max(at_ns - 1, clock.now_ns()))
             clock.advance_to(at_ns)
+            program = mux.table[name].program
             mux.submit(
-                Request(name, [X], 1, 0, 0, at_ns, NEVER_NS, NEVER_NS, None, RequestFuture(list))
+                Request(program, [X], 1, 0, 0, at_ns, NEVER_NS, NEVER_NS, None, RequestFuture(list))
             )
         while device.pump():
             pass

@@ -1,4 +1,4 @@
-"""The queue against a list: order, limit, removal and batches."""
+"""The queue against a list: order, levels, limit, removal and batches."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,13 @@ class Ask:
     length: int
     arrival_ns: int = 0
     due_ns: int = 0
+    level: int = 1
+    work_ns: int = 0
 
 
 class QueueMachine(RuleBasedStateMachine):
+    """`model` is what waits, in the order of arrival, sorted by level: sorts are stable."""
+
     asks = Bundle("asks")
 
     def __init__(self):
@@ -25,11 +29,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = RequestQueue(limit=4)
         self.model = []
 
-    @rule(target=asks, rows=st.integers(1, 4), length=st.sampled_from([0, 16]))
-    def push(self, rows, length):
-        ask = Ask(rows, length)
+    @rule(
+        target=asks,
+        rows=st.integers(1, 4),
+        length=st.sampled_from([0, 16]),
+        level=st.integers(1, 3),
+        work_ns=st.integers(0, 5),
+    )
+    def push(self, rows, length, level, work_ns):
+        ask = Ask(rows, length, level=level, work_ns=work_ns)
         self.queue.push(ask)
-        self.model.append(ask)
+        self.model = sorted([*self.model, ask], key=lambda a: a.level)
         return ask
 
     @rule(ask=asks)
@@ -65,6 +75,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(self.queue) == len(self.model)
         assert self.queue.head() is (self.model[0] if self.model else None)
         assert self.queue.full == (len(self.model) >= 4)
+        for level in range(4):
+            ahead = [a.work_ns for a in self.model if a.level <= level]
+            assert self.queue.ahead_ns(level) == sum(ahead)
+        assert self.queue.work_ns == sum(a.work_ns for a in self.model)
 
 
 TestQueue = QueueMachine.TestCase

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 
 import grpc
 import numpy as np
@@ -19,7 +20,8 @@ from missile_jax import (
     ConfigError,
     DeviceMemoryError,
     HostMemoryError,
-    ModelNotFoundError,
+    Model,
+    ModelSource,
     Runtime,
 )
 from missile_jax.options import GrpcOptions
@@ -28,6 +30,7 @@ from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.grpc.messages import decode_response, encode_request
 from missile_jax.server.grpc.server import GrpcServer
 from missile_jax.server.grpc.status import Status, status_of
+from missile_jax.server.repository import Repository
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 NAME = "inference.GRPCInferenceService"
@@ -136,36 +139,17 @@ def test_what_there_is(stub):
     assert [stats.name for stats in every] == ["gate", "mlp", "pair"]
 
 
-class Indexed(Dataplane):
-    """Has a repository, as a server with one does."""
+def test_the_repository(tmp_path, open_channel):
+    def model(name: str) -> Model:
+        return Model(name, lambda _, x: x, {}, example=X)
 
-    def __init__(self, runtime: Runtime) -> None:
-        super().__init__(runtime)
-        self.loaded = ["a"]
-
-    def index(self):
-        names = ("a", "b")
-        return [
-            {
-                "name": name,
-                "version": "1",
-                "state": "READY" if name in self.loaded else "UNAVAILABLE",
-                "reason": "",
-            }
-            for name in names
-        ]
-
-    async def load_model(self, name: str) -> None:
-        if name not in ("a", "b"):
-            raise ModelNotFoundError(f"no model {name!r}")
-        self.loaded.append(name)
-
-    async def unload_model(self, name: str) -> None:
-        self.loaded.remove(name)
-
-
-def test_the_repository(runtime, open_channel):
-    with GrpcServer(Indexed(runtime), GrpcOptions(port=0)) as server:
+    sources = [ModelSource(name, partial(model, name), on_request=True) for name in "ab"]
+    with (
+        Runtime(cache_dir=tmp_path) as runtime,
+        Repository(runtime, sources) as repository,
+        GrpcServer(Dataplane(runtime, repository), GrpcOptions(port=0)) as server,
+    ):
+        repository.load("a")
         stub = service_pb2_grpc.GRPCInferenceServiceStub(open_channel(server))
 
         def states(ready: bool = False):
@@ -174,6 +158,15 @@ def test_the_repository(runtime, open_channel):
 
         assert states() == {"a": "READY", "b": "UNAVAILABLE"}
         assert states(ready=True) == {"a": "READY"}
+        code, text = failure(stub.ModelInfer, request("b"))
+        assert (code, "loaded on request" in text) == (grpc.StatusCode.UNAVAILABLE, True)
+        load = pb.RepositoryModelLoadRequest(model_name="b")
+        load.parameters["config"].string_param = "{}"
+        code, text = failure(stub.RepositoryModelLoad, load)
+        assert (code, "'config' is not supported" in text) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            True,
+        )
         stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
         assert states() == {"a": "READY", "b": "READY"}
         stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="a"))
@@ -181,7 +174,10 @@ def test_the_repository(runtime, open_channel):
         code, text = failure(
             stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name="c")
         )
-        assert (code, text) == (grpc.StatusCode.NOT_FOUND, "no model 'c'")
+        assert (code, "no model named 'c' is configured" in text) == (
+            grpc.StatusCode.NOT_FOUND,
+            True,
+        )
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_a_slice_as_parameters(part):
 @pytest.fixture(scope="module")
 def shared_server(runtime) -> Iterator[HttpServer]:
     options = SharedMemoryOptions(system=True)
-    with HttpServer(Dataplane(runtime, options), HttpOptions(port=0)) as server:
+    with HttpServer(Dataplane(runtime, shared_memory=options), HttpOptions(port=0)) as server:
         yield server
 
 

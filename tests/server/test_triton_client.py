@@ -16,7 +16,7 @@ from missile_jax.server.serve import HttpServer
 @pytest.fixture(scope="module")
 def doors(runtime) -> Iterator[dict[str, str]]:
     """Address by name of the session that it is for."""
-    dataplane = Dataplane(runtime, SharedMemoryOptions(system=True))
+    dataplane = Dataplane(runtime, shared_memory=SharedMemoryOptions(system=True))
     with (
         HttpServer(dataplane, HttpOptions(port=0)) as http,
         GrpcServer(dataplane, GrpcOptions(port=0)) as grpc,

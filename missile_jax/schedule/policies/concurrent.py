@@ -25,6 +25,10 @@ class Concurrent:
     def overlaps(self) -> bool:
         return True
 
+    @property
+    def serial(self) -> bool:
+        return False
+
     def decide(self, view: View) -> Sequence[Launch]:
         room = self.max_in_flight - view.latency_in_flight - view.best_effort_in_flight
         waiting = sorted(

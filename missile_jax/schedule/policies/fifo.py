@@ -20,6 +20,10 @@ class Fifo:
     def overlaps(self) -> bool:
         return False
 
+    @property
+    def serial(self) -> bool:
+        return True
+
     def decide(self, view: View) -> Sequence[Launch]:
         waiting = [m for m in view.models if m.launchable]
         if not waiting or view.latency_in_flight or view.best_effort_in_flight:

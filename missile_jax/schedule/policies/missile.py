@@ -43,6 +43,10 @@ class Missile:
     def overlaps(self) -> bool:
         return self.beside
 
+    @property
+    def serial(self) -> bool:
+        return True
+
     def decide(self, view: View) -> Sequence[Launch]:
         latency = [m for m in view.models if m.latency and m.launchable]
         wanted = bool(latency) or view.latency_in_flight > 0

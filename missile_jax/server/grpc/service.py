@@ -135,23 +135,19 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     @_answered
     async def RepositoryIndex(self, request: Any, _: Any) -> pb.RepositoryIndexResponse:
         """Every model there is, or every one that is ready."""
-        models = [
-            model
-            for model in self._dataplane.index()
-            if model["state"] == "READY" or not request.ready
-        ]
+        models = self._dataplane.index(request.ready)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
     @_answered
     async def RepositoryModelLoad(self, request: Any, _: Any) -> pb.RepositoryModelLoadResponse:
         """Load a model, and wait until it is there."""
-        await self._dataplane.load_model(request.model_name)  # pyright: ignore
+        await self._dataplane.load_model(request.model_name, request.parameters)
         return pb.RepositoryModelLoadResponse()
 
     @_answered
     async def RepositoryModelUnload(self, request: Any, _: Any) -> pb.RepositoryModelUnloadResponse:
         """Unload a model."""
-        await self._dataplane.unload_model(request.model_name)  # pyright: ignore
+        await self._dataplane.unload_model(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     # Shared memory.

@@ -13,6 +13,7 @@ from missile_jax.errors import (
     DeviceMemoryError,
     HostMemoryError,
     ModelNotFoundError,
+    ModelUnavailableError,
     QueueFullError,
     RequestError,
     RuntimeClosedError,
@@ -24,6 +25,7 @@ _CODES: dict[type[BaseException], StatusCode] = {
     DeadlineExceededError: StatusCode.DEADLINE_EXCEEDED,
     RequestError: StatusCode.INVALID_ARGUMENT,
     QueueFullError: StatusCode.RESOURCE_EXHAUSTED,
+    ModelUnavailableError: StatusCode.UNAVAILABLE,
     RuntimeClosedError: StatusCode.UNAVAILABLE,
 }
 # Their own messages tell of the machine and of other clients.
