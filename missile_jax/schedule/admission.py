@@ -67,7 +67,7 @@ def refusal(
             f"model {model!r}: {tenant.waiting} requests of tenant {tenant.name!r} wait already, "
             "which is the limit"
         )
-    if not serial:
+    if not serial or not len(queue):  # nothing is ahead
         return None
     allowed_ns = request.deadline_ns - request.arrival_ns
     ahead_ns = queue.ahead_ns(request.level)
