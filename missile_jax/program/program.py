@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,10 @@ class Leaf:
             rows if axis == 0 else length if axis in self.length_axes else size
             for axis, size in enumerate(self.shape)
         )
+
+    def nbytes(self, rows: int, length: int) -> int:
+        """The bytes at that shape."""
+        return math.prod(self.sized(rows, length)) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +94,13 @@ class Program:
     def named_outputs(self, leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """A result's leaves by name."""
         return {leaf.name: array for leaf, array in zip(self.outputs, leaves, strict=True)}
+
+    def io_bytes(self, rows: int, length: int) -> tuple[int, int]:
+        """The bytes of a request's inputs and of its outputs, at B = `rows` and unpadded L."""
+        return (
+            sum([leaf.nbytes(rows, length) for leaf in self.inputs]),
+            sum([leaf.nbytes(rows, length) for leaf in self.outputs]),
+        )
 
     @property
     def max_rows(self) -> int:
