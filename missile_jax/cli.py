@@ -18,6 +18,7 @@ from missile_jax import serving
 from missile_jax.config import Config, zoo
 from missile_jax.errors import CheckpointError, ConfigError, ModelError
 from missile_jax.memory.catalogue import Catalogue
+from missile_jax.observe.logs import configure_logs
 from missile_jax.program import checkpoint
 from missile_jax.sources import load_config
 
@@ -48,9 +49,13 @@ def serve(
     """Load the models in FILE and serve them until SIGINT or SIGTERM, then drain."""
     flags = {"--http-port": http_port, "--host": host, "--policy": policy}
     config = _load(file, flags)
+    configure_logs(config.log)
     serving.serve(
         [section.build(name) for name, section in config.models.items()],
         http=config.http,
+        observe=config.observe,
+        trace=config.trace,
+        log=config.log,
         policy=config.build_policy(),
         device_memory=config.device_memory,
         host_memory=config.host_memory,

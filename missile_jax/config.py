@@ -13,7 +13,14 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions, Options, Positive
+from missile_jax.options import (
+    HttpOptions,
+    LogOptions,
+    ObserveOptions,
+    Options,
+    Positive,
+    TraceOptions,
+)
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
 from missile_jax.spec import SLO, Model, Tenant, size_bytes
@@ -138,6 +145,9 @@ class Config(Options):
     disk: Annotated[str, Field(min_length=1)] | None = None
     tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
     http: HttpOptions = HttpOptions()
+    observe: ObserveOptions = ObserveOptions()
+    trace: TraceOptions = TraceOptions()
+    log: LogOptions = LogOptions()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
     ]

@@ -492,5 +492,6 @@ def _model_stats(served: Served) -> dict[str, Any]:
     }
     if served.slo_ns is not None:
         met = stats["within_slo_count"]
+        stats["slo_ms"] = served.slo_ns / 1e6
         stats["slo_attainment"] = met / max(served.stats.success_count, 1)
     return stats

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Self
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions
+from missile_jax.options import HttpOptions, LogOptions, ObserveOptions, TraceOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
 from missile_jax.server.serve import HttpServer
@@ -50,6 +50,9 @@ def serve(
     http_port: int | None = None,
     host: str | None = None,
     http: HttpOptions = HttpOptions(),
+    observe: ObserveOptions = ObserveOptions(),
+    trace: TraceOptions = TraceOptions(),
+    log: LogOptions = LogOptions(),
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
@@ -61,6 +64,7 @@ def serve(
     """Load `models` and serve them over the Open Inference Protocol.
 
     http: where and how HTTP is served. http_port, host: in place of its `port` and `host`.
+    observe, trace, log: what the server shows of itself, and what it writes of inferences.
     policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
@@ -86,7 +90,7 @@ def serve(
                 tenants=tenants,
             )
         )
-        server = HttpServer(runtime, http)
+        server = HttpServer(runtime, http, observe=observe, trace=trace, log=log)
         undo.callback(server.close)
         for model in models:
             start = time.perf_counter()

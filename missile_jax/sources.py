@@ -16,13 +16,19 @@ from pydantic import ValidationError
 
 from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig, hint
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions
+from missile_jax.options import HttpOptions, LogOptions, ObserveOptions, TraceOptions
 
 PREFIX = "MISSILE_"
 FLAGS = {
     "--policy": ("policy",),
     "--host": ("http", "host"),
     "--http-port": ("http", "port"),
+}
+SECTIONS = {
+    "http": HttpOptions,
+    "observe": ObserveOptions,
+    "trace": TraceOptions,
+    "log": LogOptions,
 }
 KeyPath = tuple[str | int, ...]
 
@@ -104,8 +110,9 @@ def _by_name(models: Any, problems: list[str]) -> Any:
 
 
 def _variables() -> dict[str, tuple[str, ...]]:
-    paths = [(key,) for key in Config.model_fields if key not in ("http", "models", "tenants")]
-    paths += [("http", key) for key in HttpOptions.model_fields]
+    others = {"models", "tenants", *SECTIONS}
+    paths: list[tuple[str, ...]] = [(key,) for key in Config.model_fields if key not in others]
+    paths += [(name, key) for name, options in SECTIONS.items() for key in options.model_fields]
     return {PREFIX + "_".join(path).upper(): path for path in paths}
 
 
@@ -123,7 +130,9 @@ def _from_environment(
     return found
 
 
-def _scalar(text: str) -> int | float | str:
+def _scalar(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
     for number in (int, float):
         try:
             return number(text)
@@ -154,8 +163,8 @@ def _keys(loc: KeyPath) -> Iterable[str]:
     match loc:
         case ():
             return Config.model_fields
-        case ("http",):
-            return HttpOptions.model_fields
+        case (str(name),) if name in SECTIONS:
+            return SECTIONS[name].model_fields
         case (*_, "slo"):
             return SLOConfig.model_fields
         case ("tenants", _):

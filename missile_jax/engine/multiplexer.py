@@ -79,7 +79,9 @@ class Multiplexer:
         self.device = device
         self.policy = policy
         self.clock = clock
-        self.observers = () if observer is None else (observer,)
+        self.observers: tuple[Callable[[LaunchRecord], None], ...] = (
+            () if observer is None else (observer,)
+        )
         self.memory: Residency | None = None
         self.table = Table()
         self.lock = threading.RLock()

@@ -89,7 +89,9 @@ class Memory:
             device, device_bytes - self.temporary_bytes, cache_dir, link_bytes_per_s
         )
         self._lock = lock
-        self.observers = () if observer is None else (observer,)
+        self.observers: tuple[Callable[[CopyRecord], None], ...] = (
+            () if observer is None else (observer,)
+        )
         self._host_is_device = device.platform == "cpu"
         self._bytes_per_s = backing.bytes_per_s
         self.arena, self.link = backing.arena, backing.link

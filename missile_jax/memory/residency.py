@@ -70,7 +70,7 @@ class Residency:
         self._eviction = eviction
         self._changed = threading.Condition(lock)
         self._models: dict[int, Residence] = {}
-        self._counters: dict[tuple[str, str], Counters] = {}
+        self._counters: dict[tuple[str, str, bool], Counters] = {}
         self._asking: dict[int, Residence] = {}
         self._coming = 0
 
@@ -101,7 +101,7 @@ class Residency:
                 f"the quota of tenant {tenant!r} is {self._quotas[tenant]}"
             )
         residence = Residence(self, name, host, latency, pinned, tenant, cost, 0, frozenset())
-        residence.counters = self._counters.setdefault((name, tenant), residence.counters)
+        residence.counters = self._counters.setdefault((name, tenant, latency), residence.counters)
         firsts = [residence.needs(plan.segments[0]) for plan in plans]
         residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
         needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
@@ -370,8 +370,8 @@ class Residency:
             "resident_models": sum(m.here == len(m.host.groups) for m in self._models.values()),
             "waiting_models": len(self._asking),
             "swaps": [
-                {"model": name, "tenant": tenant} | asdict(counted)
-                for (name, tenant), counted in self._counters.items()
+                {"model": name, "tenant": tenant, "latency": latency} | asdict(counted)
+                for (name, tenant, latency), counted in self._counters.items()
             ],
         }
 

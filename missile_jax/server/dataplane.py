@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from missile_jax.engine.request import Phases
 from missile_jax.errors import ModelNotFoundError, RuntimeClosedError
 from missile_jax.runtime import Runtime
 from missile_jax.server.codec import InferRequest, InferResponse
@@ -140,6 +141,11 @@ class Pending:
         self._name = name
         self._request = request
         self._future = future
+
+    @property
+    def phases(self) -> Phases | None:
+        """Where its time went, once it has succeeded."""
+        return getattr(self._future, "phases", None)
 
     def cancel(self) -> None:
         """Give the request up, unless it runs or is done. May be called from any thread."""
