@@ -201,6 +201,7 @@ def _write(
     for line in scene.answers:
         console.print(f"  {line}", highlight=False)
     console.print(
-        f"Wrote {out}/report.json, {out}/latency.png and {out}/timeline.pftrace (open it in Perfetto)."
+        f"Wrote {out}/report.json, {out}/latency.png and {out}/timeline.pftrace, "
+        "which opens in Perfetto."
     )
     return report

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from typing import Any
-
-import orjson
 
 from missile_jax.options import LogOptions
 
@@ -28,9 +27,7 @@ class JsonFormatter(logging.Formatter):
         event |= {k: v for k, v in record.__dict__.items() if k not in _USUAL and v is not None}
         if record.exc_info:
             event["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode(
-            errors="replace"
-        )
+        return json.dumps(event, default=str)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         seconds = super().formatTime(record, "%Y-%m-%dT%H:%M:%S")

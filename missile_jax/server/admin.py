@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Coroutine
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -48,7 +51,7 @@ def admin_routes(runtime: Runtime, options: ObserveOptions) -> list[Route]:
     async def timeline(request: Request) -> Response:
         seconds = _seconds(request.query_params.get("seconds", "5"), options.timeline_s)
         return Response(
-            await timelines.record(seconds),
+            await _while_connected(request, timelines.record(seconds)),
             media_type="application/octet-stream",
             headers={"content-disposition": 'attachment; filename="missile.pftrace"'},
         )
@@ -78,6 +81,23 @@ def _page_routes(runtime: Runtime) -> list[Route]:
         Route("/", show, methods=["GET"]),
         Route("/v2/page.json", data, methods=["GET"]),
     ]
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+    """What `work` gives; it is cancelled when the client leaves."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else b""
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _seconds(text: str, longest: float) -> float:

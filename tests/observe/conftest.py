@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,7 @@ from missile_jax.server.serve import HttpServer
 def linear(name: str, **options: Any) -> Model:
     """[B, 4] -> [B, 256], of 4 kB of parameters."""
     weights = np.ones((4, 256), np.float32)
-    return Model(
-        name, lambda p, x: x @ p, weights, example=np.zeros((1, 4), np.float32), **options
-    )
+    return Model(name, lambda p, x: x @ p, weights, example=np.zeros((1, 4), np.float32), **options)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +52,11 @@ def serve() -> Iterator[Callable[..., Client]]:
             return client
 
         yield start
+
+
+def beside(client: Client) -> Client:
+    """A further client of the same server."""
+    return Client(SimpleNamespace(host=client.connection.host, port=client.connection.port))
 
 
 X = np.ones((1, 4), np.float32)

@@ -5,9 +5,10 @@ import io
 import threading
 
 import numpy as np
+import pytest
 from conftest import X, linear
 
-from missile_jax import Runtime
+from missile_jax import Model, ModelRaisedError, Runtime
 from missile_jax.observe.metering import meters
 
 
@@ -47,16 +48,12 @@ def test_what_tenants_had_adds_up_to_what_was_used(tmp_path, serve):
 
 
 def test_a_model_that_fails_is_charged_for_its_time(tmp_path, barrier):
-    from missile_jax import Model, ModelRaisedError
-
     point = barrier()
     with Runtime(cache_dir=tmp_path) as runtime:
         runtime.load(Model("m", lambda p, x: point.point(x), {}, example=np.zeros((1, 1))))
         point.raises = ValueError("no")
-        try:
+        with pytest.raises(ModelRaisedError):
             runtime.infer("m", np.zeros((1, 1)))
-        except ModelRaisedError:
-            pass
         (meter,) = meters(runtime.stats())
     assert meter.requests == 0
     assert meter.device_ns > 0
