@@ -129,7 +129,7 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     assert sorted(lines) == sorted(
         [
             "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
-            "host_memory, disk, tenants, http, models",
+            "host_memory, disk, tenants, http, observe, trace, log, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
             "max_header_bytes, drain_s",
@@ -138,7 +138,10 @@ def test_all_that_is_wrong_is_said_at_once(problems):
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
             "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_DEVICE_MEMORY, MISSILE_HOST_MEMORY, "
             "MISSILE_DISK, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
-            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S",
+            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, MISSILE_HTTP_DRAIN_S, "
+            "MISSILE_OBSERVE_METRICS, MISSILE_OBSERVE_PAGE, MISSILE_OBSERVE_TIMELINE_S, "
+            "MISSILE_TRACE_CONTEXT, MISSILE_TRACE_OTLP, "
+            "MISSILE_LOG_FORMAT, MISSILE_LOG_LEVEL, MISSILE_LOG_ACCESS",
             "--host (http.host): got ''; String must have at least 1 character",
             f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
             "models.b.factory: got 'my_models:make'; give exactly one of zoo and factory",
