@@ -4,25 +4,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
 from harness import Client
+from observed import linear
 
-from missile_jax import SLO, Model, Runtime, Tenant
+from missile_jax import SLO, Runtime, Tenant
 from missile_jax.options import HttpOptions
 from missile_jax.server.serve import HttpServer
-
-
-def linear(name: str, **options: Any) -> Model:
-    """[B, 4] -> [B, 256], of 4 kB of parameters."""
-    weights = np.ones((4, 256), np.float32)
-    return Model(name, lambda p, x: x @ p, weights, example=np.zeros((1, 4), np.float32), **options)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +45,3 @@ def serve() -> Iterator[Callable[..., Client]]:
             return client
 
         yield start
-
-
-def beside(client: Client) -> Client:
-    """A further client of the same server."""
-    return Client(SimpleNamespace(host=client.connection.host, port=client.connection.port))
-
-
-X = np.ones((1, 4), np.float32)

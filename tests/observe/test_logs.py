@@ -5,8 +5,8 @@ import logging
 import sys
 
 import pytest
-from conftest import X
 from harness import Gate, tensor
+from observed import X
 
 from missile_jax import Runtime
 from missile_jax.observe.logs import configure_logs

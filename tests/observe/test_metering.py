@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import X, linear
+from observed import X, linear
 
 from missile_jax import Model, ModelRaisedError, Runtime
 from missile_jax.observe.metering import meters

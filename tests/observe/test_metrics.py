@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import X, linear
 from harness import Gate, tensor, wait_for_queue
+from observed import X, linear
 from prometheus_client.parser import text_string_to_metric_families
 
 from missile_jax import DeadlineExceededError, QueueFullError, Runtime

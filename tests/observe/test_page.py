@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import X, linear
+from observed import X, linear
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from missile_jax import LaunchRecord

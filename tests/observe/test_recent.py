@@ -1,6 +1,6 @@
 """What the page's timeline is made of is kept only while somebody looks."""
 
-from conftest import X
+from observed import X
 
 from missile_jax.observe.recent import Recent
 

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from conftest import X, beside
+from observed import X, beside
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 
 from missile_jax import LaunchRecord
