@@ -79,6 +79,13 @@ def test_the_file_yields_to_the_environment_and_that_to_flags(load):
     assert config.policy == "fifo"
 
 
+def test_the_environment_can_say_yes_and_no(load):
+    environment = {"MISSILE_OBSERVE_PAGE": "true", "MISSILE_OBSERVE_METRICS": "false"}
+    config = load({"models": {"m": MINE}}, environment | {"MISSILE_LOG_FORMAT": "json"})
+    assert (config.observe.page, config.observe.metrics) == (True, False)
+    assert (config.log.format, config.log.access) == ("json", False)
+
+
 def test_the_environment_needs_no_section_in_the_file(load):
     environment = {"MISSILE_HTTP_MAX_BODY_BYTES": "7", "MISSILE_BE_FLOOR": "0.5"}
     config = load({"models": {"m": MINE}}, environment)

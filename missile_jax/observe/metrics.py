@@ -90,7 +90,7 @@ _SWAPS = (
 _FLOWS = (
     _Count(
         "missile_link_bytes",
-        "Bytes copied over the link to the device.",
+        "Bytes copied over the link to the device: parameters, and large inputs.",
         lambda f: f["bytes"],
         ("tenant", "priority"),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -85,6 +85,7 @@ class Program:
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
     batched: bool
+    _io_bytes: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
     @property
     def latency(self) -> bool:
@@ -97,10 +98,14 @@ class Program:
 
     def io_bytes(self, rows: int, length: int) -> tuple[int, int]:
         """The bytes of a request's inputs and of its outputs, at B = `rows` and unpadded L."""
-        return (
-            sum([leaf.nbytes(rows, length) for leaf in self.inputs]),
-            sum([leaf.nbytes(rows, length) for leaf in self.outputs]),
-        )
+        # Asked for each request, of few shapes.
+        found = self._io_bytes.get((rows, length))
+        if found is None:
+            found = self._io_bytes[rows, length] = (
+                sum(leaf.nbytes(rows, length) for leaf in self.inputs),
+                sum(leaf.nbytes(rows, length) for leaf in self.outputs),
+            )
+        return found
 
     @property
     def max_rows(self) -> int:
