@@ -26,9 +26,9 @@ from benchmarks import arrivals
 from benchmarks.load import BestEffort, back_to_back_s, latency_stream, throughput
 from benchmarks.plots import plot_latencies
 from benchmarks.report import Report, percentiles
-from benchmarks.timeline import write_timeline
 from benchmarks.workloads import WORKS, best_effort_model, latency_model
 from missile_jax import LaunchRecord, Runtime
+from missile_jax.observe.timeline import perfetto_trace
 
 POLICIES = ("concurrent", "fifo", "missile")
 WORK_NAMES = ("efficientnet-b1", "resnet50-b4", "minilm-b8")
@@ -81,7 +81,7 @@ class Scene:
 
 
 def run(out: Path, seed: int, console: Console) -> Report:
-    """Runs it all, writes `report.json`, `latency.png` and `timeline.json` into `out`."""
+    """Runs it all, writes `report.json`, `latency.png` and `timeline.pftrace` into `out`."""
     scene = Scene()
     records: dict[str, list[LaunchRecord]] = {}
     with _live(scene, console), ExitStack() as stack:
@@ -194,13 +194,14 @@ def _write(
         name: [r for r in runs if r.started_ns - runs[0].started_ns < TIMELINE_NS]
         for name, runs in records.items()
     }
-    write_timeline(out / "timeline.json", cut)
+    (out / "timeline.pftrace").write_bytes(perfetto_trace(cut))
     if not console.is_terminal:
         console.print(scene.table())
     console.print("In words:")
     for line in scene.answers:
         console.print(f"  {line}", highlight=False)
     console.print(
-        f"Wrote {out}/report.json, {out}/latency.png and {out}/timeline.json (open it in Perfetto)."
+        f"Wrote {out}/report.json, {out}/latency.png and {out}/timeline.pftrace, "
+        "which opens in Perfetto."
     )
     return report

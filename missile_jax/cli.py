@@ -18,6 +18,7 @@ from missile_jax import serving
 from missile_jax.config import Config, zoo
 from missile_jax.errors import CheckpointError, ConfigError, ModelError
 from missile_jax.memory.catalogue import Catalogue
+from missile_jax.observe.logs import configure_logs
 from missile_jax.program import checkpoint
 from missile_jax.sources import load_config
 
@@ -56,11 +57,10 @@ def serve(
         "--policy": policy,
     }
     config = _load(file, flags)
+    configure_logs(config.log)
     serving.serve(
         config.build_sources(),
-        http=config.http,
-        grpc=config.grpc,
-        shared_memory=config.shared_memory,
+        options=config,
         policy=config.build_policy(),
         device_memory=config.device_memory,
         host_memory=config.host_memory,

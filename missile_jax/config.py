@@ -15,11 +15,9 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from missile_jax.errors import ConfigError
 from missile_jax.options import (
-    GrpcOptions,
-    HttpOptions,
     Options,
     Positive,
-    SharedMemoryOptions,
+    ServerOptions,
 )
 from missile_jax.schedule.policies import Missile, make_policy, policy_names
 from missile_jax.schedule.view import Policy
@@ -136,7 +134,7 @@ class TenantConfig(Options):
         return Tenant(self.link_weight, self.memory_quota, self.queue_limit)
 
 
-class Config(Options):
+class Config(ServerOptions):
     """Everything ``missile serve`` can be told.
 
     be_floor: share of device time, 0 to 1, that best-effort models get even when latency-sensitive
@@ -154,9 +152,6 @@ class Config(Options):
     disk: Annotated[str, Field(min_length=1)] | None = None
     tenants: dict[Annotated[str, Field(min_length=1)], TenantConfig] | None = None
     timeout_ms: Positive | None = None
-    http: HttpOptions = HttpOptions()
-    grpc: GrpcOptions = GrpcOptions()
-    shared_memory: SharedMemoryOptions = SharedMemoryOptions()
     models: Annotated[
         dict[Annotated[str, AfterValidator(_model_name)], ModelConfig], Field(min_length=1)
     ]

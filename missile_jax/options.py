@@ -5,7 +5,7 @@ A value that is not allowed raises pydantic.ValidationError, a ValueError that n
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,3 +67,52 @@ class SharedMemoryOptions(Options):
     max_regions: Annotated[int, Field(ge=1)] = 256
     # One read gives no more than this.
     max_request_bytes: Annotated[int, Field(ge=1, le=0x7FFFF000)] = 256 * 2**20
+
+
+class ObserveOptions(Options):
+    """What the HTTP port shows of the server itself; see docs/metrics.md.
+
+    metrics: for Prometheus, at /metrics.
+    page: a page for people, at /.
+    timeline_s: the longest timeline that may be asked for, in seconds.
+    """
+
+    metrics: bool = True
+    page: bool = False
+    timeline_s: Annotated[float, Field(gt=0, le=600)] = 60.0
+
+
+class TraceOptions(Options):
+    """Distributed tracing by W3C trace context.
+
+    context: take up a request's ``traceparent``, and answer with one.
+    otlp: URL of an OpenTelemetry collector that spans are sent to over OTLP/HTTP, such as
+        ``"http://127.0.0.1:4318/v1/traces"``; it implies `context`, and needs missile-jax[otel].
+    """
+
+    context: bool = False
+    otlp: Annotated[str, Field(pattern=r"^https?://")] | None = None
+
+
+class LogOptions(Options):
+    """What the server writes to standard error.
+
+    format: ``"text"``, or ``"json"`` for one object a line.
+    level: the least severe that is written.
+    access: a line for each inference.
+    """
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = False
+
+
+class ServerOptions(Options):
+    """All that a server can be told, a section a subject."""
+
+    http: HttpOptions = HttpOptions()
+    grpc: GrpcOptions = GrpcOptions()
+    shared_memory: SharedMemoryOptions = SharedMemoryOptions()
+    observe: ObserveOptions = ObserveOptions()
+    trace: TraceOptions = TraceOptions()
+    log: LogOptions = LogOptions()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from missile_jax.engine.clock import WallClock
 from missile_jax.engine.device import InlineDevice, LaneDevice
 from missile_jax.engine.multiplexer import LaunchRecord, Multiplexer, ReplacedError
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
+from missile_jax.engine.stats import latency_percentiles
 from missile_jax.engine.table import Served
 from missile_jax.errors import ConfigError, ModelLoadError, RuntimeClosedError
 from missile_jax.memory.memory import CopyRecord, Memory
@@ -460,18 +462,49 @@ class Runtime:
         """Counters, latencies and plans of all models, as plain values.
 
         ``mode`` is ``"spatial"`` if best-effort and latency-sensitive launches may overlap.
+        ``accounts`` goes on counting models that were unloaded; ``now_ns`` is the engine's clock.
         Times end in their unit; ``latency_ms`` covers the latest 4,096 answers.
         """
         with self._mux.lock:
+            latest = {s.name: list(s.stats.latest_ns) for s in self._mux.table}
             overlaps = self._mux.device.autonomous and self._mux.policy.overlaps
             memory = {} if self._memory is None else {"memory": self._memory.stats()}
-            return memory | {
+            stats = memory | {
                 "policy": self._mux.policy.name,
                 "mode": "spatial" if overlaps else "temporal",
                 "device": f"{self._device.platform}:{self._device.id}",
                 "simulated": self._mux.device.simulated,
+                "now_ns": self._mux.clock.now_ns(),
                 "models": {s.name: _model_stats(s) for s in self._mux.table},
+                "accounts": self._mux.table.accounts(),
             }
+        for name, model in stats["models"].items():
+            model["latency_ms"] = latency_percentiles(latest[name])
+        return stats
+
+    @contextlib.contextmanager
+    def observed(
+        self,
+        observer: Callable[[LaunchRecord], None],
+        copy_observer: Callable[[CopyRecord], None],
+    ) -> Iterator[None]:
+        """A context in which these are called too, as those given at construction are."""
+        mux, memory = self._mux, self._memory
+        with mux.lock:
+            mux.observers += (observer,)
+            if memory is not None:
+                memory.observers += (copy_observer,)
+        try:
+            yield
+        finally:
+            with mux.lock:
+                mux.observers = _without(mux.observers, observer)
+                if memory is not None:
+                    memory.observers = _without(memory.observers, copy_observer)
+
+
+def _without(observers: tuple[Any, ...], one: Any) -> tuple[Any, ...]:
+    return tuple(observer for observer in observers if observer is not one)
 
 
 def _is_short(program: Program, request: Request) -> bool:
@@ -517,5 +550,6 @@ def _model_stats(served: Served) -> dict[str, Any]:
     }
     if served.slo_ns is not None:
         met = stats["within_slo_count"]
+        stats["slo_ms"] = served.slo_ns / 1e6
         stats["slo_attainment"] = met / max(served.stats.success_count, 1)
     return stats

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import GrpcOptions, HttpOptions, SharedMemoryOptions
+from missile_jax.options import GrpcOptions, Options, ServerOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
 from missile_jax.server.dataplane import Dataplane
@@ -23,6 +23,9 @@ from missile_jax.spec import Model, ModelSource, Tenant
 
 if TYPE_CHECKING:
     from missile_jax.server.grpc.server import GrpcServer
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class _Drain(NamedTuple):
@@ -83,10 +86,8 @@ def serve(
     *,
     http_port: int | None = None,
     host: str | None = None,
-    http: HttpOptions = HttpOptions(),
     grpc_port: int | None = None,
-    grpc: GrpcOptions = GrpcOptions(),
-    shared_memory: SharedMemoryOptions = SharedMemoryOptions(),
+    options: ServerOptions = ServerOptions(),
     policy: str | Policy = "missile",
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
@@ -101,9 +102,8 @@ def serve(
 
     models: those that clients may load anew; a `Model` is loaded as it is, a `ModelSource` builds
         one each time.
-    http: where and how HTTP is served. http_port, host: in place of its `port` and `host`.
-    grpc: whether, where and how gRPC is served. grpc_port: in place of its `port`.
-    shared_memory: whether clients on this machine may hand over tensors in shared memory.
+    options: what the servers are told. http_port, grpc_port, host: in place of `options.http.port`,
+        `options.grpc.port` and `options.http.host`.
     policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
@@ -118,10 +118,8 @@ def serve(
         raise ConfigError(f"models have names {names}; each must have its own")
     if block and threading.current_thread() is not threading.main_thread():
         raise ConfigError("block=True waits for signals, so it needs the main thread")
-    chosen = {"port": http_port, "host": host}
-    http = http.model_copy(update={k: v for k, v in chosen.items() if v is not None})
-    if grpc_port is not None:
-        grpc = grpc.model_copy(update={"port": grpc_port})
+    http = _changed(options.http, port=http_port, host=host)
+    grpc = _changed(options.grpc, port=grpc_port)
     signals = _stop_signals() if block else contextlib.nullcontext(threading.Event())
     with signals as stop, contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
@@ -134,8 +132,12 @@ def serve(
             )
         )
         repository = undo.enter_context(Repository(runtime, sources))
-        dataplane = Dataplane(runtime, repository, shared_memory)
-        http_server = undo.enter_context(HttpServer(dataplane, http))
+        dataplane = Dataplane(runtime, repository, options.shared_memory)
+        http_server = undo.enter_context(
+            HttpServer(
+                dataplane, http, observe=options.observe, trace=options.trace, log=options.log
+            )
+        )
         grpc_server = None
         if grpc.port is not None:
             grpc_server = undo.enter_context(_grpc_server(dataplane, grpc))
@@ -154,6 +156,10 @@ def serve(
             serving.close()
             report("stopped")
     return serving
+
+
+def _changed(options: OptionsT, **fields: Any) -> OptionsT:
+    return options.model_copy(update={k: v for k, v in fields.items() if v is not None})
 
 
 def _grpc_server(dataplane: Dataplane, options: GrpcOptions) -> GrpcServer:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig, hint
 from missile_jax.errors import ConfigError
-from missile_jax.options import GrpcOptions, HttpOptions, SharedMemoryOptions
+from missile_jax.options import ServerOptions
 
 PREFIX = "MISSILE_"
 FLAGS = {
@@ -25,7 +25,7 @@ FLAGS = {
     "--http-port": ("http", "port"),
     "--grpc-port": ("grpc", "port"),
 }
-_SECTIONS = {"http": HttpOptions, "grpc": GrpcOptions, "shared_memory": SharedMemoryOptions}
+SECTIONS = {name: type(section) for name, section in ServerOptions()}
 KeyPath = tuple[str | int, ...]
 
 
@@ -106,9 +106,9 @@ def _by_name(models: Any, problems: list[str]) -> Any:
 
 
 def _variables() -> dict[str, tuple[str, ...]]:
-    groups = {*_SECTIONS, "models", "tenants"}
-    paths = [(key,) for key in Config.model_fields if key not in groups]
-    paths += [(name, key) for name, options in _SECTIONS.items() for key in options.model_fields]
+    others = {"models", "tenants", *SECTIONS}
+    paths: list[tuple[str, ...]] = [(key,) for key in Config.model_fields if key not in others]
+    paths += [(name, key) for name, options in SECTIONS.items() for key in options.model_fields]
     return {PREFIX + "_".join(path).upper(): path for path in paths}
 
 
@@ -126,7 +126,7 @@ def _from_environment(
     return found
 
 
-def _scalar(text: str) -> int | float | bool | str:
+def _scalar(text: str) -> bool | int | float | str:
     if text in ("true", "false"):
         return text == "true"
     for number in (int, float):
@@ -159,8 +159,8 @@ def _keys(loc: KeyPath) -> Iterable[str]:
     match loc:
         case ():
             return Config.model_fields
-        case (name,) if name in _SECTIONS:
-            return _SECTIONS[str(name)].model_fields
+        case (str(name),) if name in SECTIONS:
+            return SECTIONS[name].model_fields
         case (*_, "slo"):
             return SLOConfig.model_fields
         case ("tenants", _):

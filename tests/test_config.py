@@ -79,6 +79,13 @@ def test_the_file_yields_to_the_environment_and_that_to_flags(load):
     assert config.policy == "fifo"
 
 
+def test_the_environment_can_say_yes_and_no(load):
+    environment = {"MISSILE_OBSERVE_PAGE": "true", "MISSILE_OBSERVE_METRICS": "false"}
+    config = load({"models": {"m": MINE}}, environment | {"MISSILE_LOG_FORMAT": "json"})
+    assert (config.observe.page, config.observe.metrics) == (True, False)
+    assert (config.log.format, config.log.access) == ("json", False)
+
+
 def test_the_environment_needs_no_section_in_the_file(load):
     environment = {"MISSILE_HTTP_MAX_BODY_BYTES": "7", "MISSILE_BE_FLOOR": "0.5"}
     config = load({"models": {"m": MINE}}, environment)
@@ -137,8 +144,9 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     zoo = "squeezenet, mobilenet, efficientnet, resnet50, resnet101, resnet152, minilm"
     assert sorted(lines) == sorted(
         [
-            "polcy: unknown key; did you mean 'policy'? allowed: policy, be_floor, device_memory, "
-            "host_memory, disk, tenants, timeout_ms, http, grpc, shared_memory, models",
+            "polcy: unknown key; did you mean 'policy'? allowed: http, grpc, shared_memory, "
+            "observe, trace, log, policy, be_floor, device_memory, host_memory, disk, tenants, "
+            "timeout_ms, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
             "max_header_bytes, drain_delay_s, drain_s",
@@ -152,7 +160,10 @@ def test_all_that_is_wrong_is_said_at_once(problems):
             "MISSILE_GRPC_HOST, MISSILE_GRPC_PORT, MISSILE_GRPC_MAX_MESSAGE_BYTES, "
             "MISSILE_GRPC_MAX_STREAM_REQUESTS, MISSILE_GRPC_DRAIN_S, "
             "MISSILE_SHARED_MEMORY_SYSTEM, MISSILE_SHARED_MEMORY_MAX_REGIONS, "
-            "MISSILE_SHARED_MEMORY_MAX_REQUEST_BYTES",
+            "MISSILE_SHARED_MEMORY_MAX_REQUEST_BYTES, "
+            "MISSILE_OBSERVE_METRICS, MISSILE_OBSERVE_PAGE, MISSILE_OBSERVE_TIMELINE_S, "
+            "MISSILE_TRACE_CONTEXT, MISSILE_TRACE_OTLP, "
+            "MISSILE_LOG_FORMAT, MISSILE_LOG_LEVEL, MISSILE_LOG_ACCESS",
             "--host (http.host): got ''; String must have at least 1 character",
             f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
             "models.b.factory: got 'my_models:make'; give exactly one of zoo and factory",

@@ -23,6 +23,7 @@ class Job:
         "_program",
         "_slots",
         "compute_ns",
+        "ended_ns",
         "plan",
         "position",
         "requests",
@@ -42,6 +43,7 @@ class Job:
         self.plan: Plan = program.plan_for(self.rows, requests[0].length)
         self.position = 0
         self.compute_ns = 0
+        self.ended_ns = 0
 
     @property
     def done(self) -> bool:

@@ -17,7 +17,7 @@ from jax.errors import JaxRuntimeError
 from missile_jax.engine.clock import Clock
 from missile_jax.engine.device import Device
 from missile_jax.engine.job import Job, Piece
-from missile_jax.engine.request import NEVER_NS, Request
+from missile_jax.engine.request import NEVER_NS, Phases, Request
 from missile_jax.engine.stats import ModelStats
 from missile_jax.engine.table import Served, Table
 from missile_jax.errors import (
@@ -52,7 +52,10 @@ Outcome = tuple[Request, Any, BaseException | None]
 
 @dataclass(frozen=True, slots=True)
 class LaunchRecord:
-    """A piece that has run, for timelines and replays. index: segment; -1 for a whole plan."""
+    """A piece that has run, for timelines and replays.
+
+    index: segment; -1 for a whole plan. arrival_ns: of the first request of its batch.
+    """
 
     model: str
     latency: bool
@@ -60,6 +63,7 @@ class LaunchRecord:
     rows: int
     started_ns: int
     ended_ns: int
+    arrival_ns: int = 0
 
 
 class Multiplexer:
@@ -69,8 +73,8 @@ class Multiplexer:
     piece to `_finished`, which goes on with the job or answers its requests, and launches again.
     All state is behind one lock. Futures are set outside of it, since that runs users' callbacks.
 
-    observer: called with a LaunchRecord after each piece, under the lock: it must be quick. What it
-        raises is logged.
+    observers: called with a LaunchRecord after each piece, under the lock: they must be quick. What
+        they raise is logged.
     """
 
     def __init__(
@@ -83,7 +87,9 @@ class Multiplexer:
         self.device = device
         self.policy = policy
         self.clock = clock
-        self.observer = observer
+        self.observers: tuple[Callable[[LaunchRecord], None], ...] = (
+            () if observer is None else (observer,)
+        )
         self.memory: Residency | None = None
         self.table = Table()
         self.lock = threading.RLock()
@@ -198,6 +204,11 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
+        if served.parameters.moves:
+            _count_swap(served, piece)
+        if not piece.job.ended_ns:
+            for request in job.requests:
+                request.queue_ns = now_ns - request.arrival_ns - request.swap_ns
         self.table.launched(served)
         return piece
 
@@ -211,8 +222,8 @@ class Multiplexer:
             now_ns = self.clock.now_ns()
             self._expire(outcomes)
             self.table.ended(served, piece, now_ns)
-            if self.observer is not None:
-                self._observe(self.observer, served, piece, now_ns)
+            for observer in self.observers:
+                _observe(observer, served, piece, now_ns)
             job.advance(piece)
             if error is not None:
                 _fail(served, job.requests, _model_error(served.name, error), now_ns, outcomes)
@@ -242,23 +253,6 @@ class Multiplexer:
             failed = _model_error(job.requests[0].model, error)
             return [(r, None, failed) for r in job.requests]
         return [(r, a, None) for r, a in zip(job.requests, answers, strict=True)]
-
-    def _observe(
-        self,
-        observer: Callable[[LaunchRecord], None],
-        served: Served,
-        piece: Piece,
-        now_ns: int,
-    ) -> None:
-        job = piece.job
-        try:
-            observer(
-                LaunchRecord(
-                    served.name, served.latency, piece.index, job.rows, piece.started_ns, now_ns
-                )
-            )
-        except Exception:  # noqa: BLE001 - an observer is the user's
-            _log.exception("the observer failed")
 
     # Every other way out.
 
@@ -410,13 +404,32 @@ def _check_still_fits(request: Request, served: Served) -> None:
         raise ReplacedError
 
 
+def _observe(
+    observer: Callable[[LaunchRecord], None], served: Served, piece: Piece, now_ns: int
+) -> None:
+    job, times = piece.job, (piece.started_ns, now_ns, piece.job.requests[0].arrival_ns)
+    try:
+        observer(LaunchRecord(served.name, served.latency, piece.index, job.rows, *times))
+    except Exception:  # noqa: BLE001 - an observer is the user's
+        _log.exception("the observer failed")
+
+
+def _count_swap(served: Served, piece: Piece) -> None:
+    """Charges the requests of `piece` for the time in which only its parameters were missing."""
+    for request in piece.job.requests:
+        since_ns = max(request.arrival_ns, piece.job.ended_ns)
+        request.swap_ns += served.parameters.awaited_ns(piece.segment, since_ns)
+
+
 def _count(served: Served, job: Job, now_ns: int) -> None:
     served.stats.executed(job.rows, job.compute_ns)
     for request in job.requests:
         if not request.settled:
             request.settled = True
-            queued_ns = request.started_ns - request.arrival_ns
-            served.stats.succeeded(now_ns - request.arrival_ns, queued_ns, served.slo_ns)
+            waited = (request.arrival_ns, request.queue_ns, request.swap_ns)
+            phases = request.future.phases = Phases(*waited, job.compute_ns, now_ns)
+            moved = served.program.io_bytes(request.rows, request.actual_length)
+            served.stats.succeeded(phases, served.slo_ns, *moved)
 
 
 def _fail(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,33 @@ from missile_jax.program.program import Program
 NEVER_NS = 2**62
 
 
+class Phases(NamedTuple):
+    """Where the time of a request that succeeded went, in ns by the engine's clock.
+
+    queue_ns: from arrival to its first launch, less `swap_ns` until then.
+    swap_ns: in which what was to run next lacked parameters on the device.
+    compute_ns: of its batch, on the device.
+
+    What is left to `ended_ns` passed between two segments of its batch.
+    """
+
+    arrival_ns: int
+    queue_ns: int
+    swap_ns: int
+    compute_ns: int
+    ended_ns: int
+
+
 class RequestFuture(Future):
     """A future that can be cancelled until its result is there, also while its model runs.
 
     It stays pending all the while. `cancel` tells the engine, which drops the request from its
     queue, or its job at the next segment boundary if nobody else waits for it.
+
+    phases: where the time went, once it has succeeded.
     """
+
+    phases: Phases | None = None
 
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__()
@@ -64,6 +85,7 @@ class Request:
     due_ns: when it should be done, for the order of latency-sensitive requests.
     level: in its model's queue those of a lower one go first.
     work_ns: device time that it adds, at least.
+    queue_ns, swap_ns: see `Phases`.
     settled: counted as answered, failed, cancelled or late, each request once; nobody waits for
         its result any more.
     finish: makes the future's result of the output leaves.
@@ -82,6 +104,8 @@ class Request:
     level: int = 1
     work_ns: int = 0
     started_ns: int = 0
+    queue_ns: int = 0
+    swap_ns: int = 0
     settled: bool = False
 
     @property

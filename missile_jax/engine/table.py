@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from missile_jax.engine.job import Job, Piece
 from missile_jax.engine.request import Request
@@ -21,6 +22,14 @@ from missile_jax.spec import Priority
 
 # Long before any arrival: no latency-sensitive request was seen yet.
 _LONG_AGO_NS = -(2**62)
+
+
+class Account(NamedTuple):
+    """Whom counters belong to."""
+
+    model: str
+    tenant: str
+    priority: str
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +109,7 @@ class Table:
         self._models: dict[str, Served] = {}
         self._retired: list[Served] = []
         self._retired_keys = itertools.count()
+        self._accounts: dict[Account, ModelStats] = {}
         self._active: dict[str, Served] = {}
         self._fair = FairShare()
         self._classes = ClassShare()
@@ -157,8 +167,14 @@ class Table:
             raise ModelExistsError(f"a model named {name!r} is loaded; unload it first")
 
     def add(self, served: Served) -> None:
-        """Raises ModelExistsError."""
+        """Its counters go on where those of an earlier model of its account ended.
+
+        Raises ModelExistsError.
+        """
         self.check_free(served.name)
+        info = served.program.info
+        account = Account(served.name, info.tenant, info.priority.value)
+        served.stats = self._accounts.setdefault(account, served.stats)
         self._models[served.name] = served
 
     def replace(self, served: Served) -> None:
@@ -170,7 +186,6 @@ class Table:
         if old is None:
             self.add(served)
             return
-        served.stats = old.stats
         moving = old.queue.clear() if served.program.takes_the_same_as(old.program) else []
         self.retire(old)
         self.add(served)
@@ -211,6 +226,17 @@ class Table:
         """Whether this very version is loaded or retired, and not a later one of its name."""
         return served.retired or self._models.get(served.name) is served
 
+    def accounts(self) -> list[dict[str, Any]]:
+        """The counters of every model that is or was loaded, as plain values."""
+        return [
+            account._asdict() | {"loaded": self._holds(account)} | stats.snapshot()
+            for account, stats in self._accounts.items()
+        ]
+
+    def _holds(self, account: Account) -> bool:
+        served = self._models.get(account.model)
+        return served is not None and served.stats is self._accounts[account]
+
     def view(self, now_ns: int) -> View:
         vruntime_ns = self._fair.vruntime_ns
         return View(
@@ -243,8 +269,10 @@ class Table:
         """Charges the time since `piece` was launched."""
         duration_ns = now_ns - piece.started_ns
         piece.job.compute_ns += duration_ns
+        piece.job.ended_ns = now_ns
         served.in_flight -= 1
         served.stats.launch_count += 1
+        served.stats.device_ns += duration_ns
         self._classes.charge(served.latency, duration_ns)
         if not (served.in_flight or self.has(served)):
             served.parameters.discard()

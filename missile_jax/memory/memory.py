@@ -56,8 +56,8 @@ class Memory:
     link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
     tenants: what each gets of the link and the arena; those not named get a `Tenant`'s defaults.
     eviction: who leaves first: a name of `EVICTION_ORDERS`.
-    observer: called with a CopyRecord after each copy, on the link's thread. What it raises is
-        logged.
+    observer: the first of `observers`, which are called with a CopyRecord after each copy, on the
+        link's thread. What they raise is logged.
     now_ns, lock, arrived: see `Residency`.
 
     Raises ConfigError for a device that it can not manage, or sizes that can not be had.
@@ -89,7 +89,9 @@ class Memory:
             device, device_bytes - self.temporary_bytes, cache_dir, link_bytes_per_s
         )
         self._lock = lock
-        self._observer = observer
+        self.observers: tuple[Callable[[CopyRecord], None], ...] = (
+            () if observer is None else (observer,)
+        )
         self._host_is_device = device.platform == "cpu"
         self._bytes_per_s = backing.bytes_per_s
         self.arena, self.link = backing.arena, backing.link
@@ -187,21 +189,12 @@ class Memory:
         data = model.host.data[k]
 
         def copied(copy: Copy) -> None:
-            if self._observer is not None:
-                self._observe(self._observer, model.name, k, copy)
+            for observer in self.observers:
+                _observe(observer, model.name, k, copy)
             done(copy.error)
 
         flow = self._flow(model.tenant, model.latency)
         flow.copy((block.address, block), 0, data, 0, data.nbytes, copied)
-
-    def _observe(
-        self, observer: Callable[[CopyRecord], None], model: str, k: int, copy: Copy
-    ) -> None:
-        times = (copy.submitted_ns, copy.started_ns, copy.ended_ns)
-        try:
-            observer(CopyRecord(model, k, copy.size_bytes, *times))
-        except Exception:  # noqa: BLE001 - an observer is the user's
-            _log.exception("the copy observer failed")
 
     def stats(self) -> dict[str, Any]:
         """Of the arena, the link by tenant, the host, and the disk."""
@@ -217,6 +210,14 @@ class Memory:
 def _place(array: np.ndarray) -> tuple[int, np.ndarray]:
     # Not the buffer protocol: numpy has none for bfloat16.
     return array.ctypes.data, array
+
+
+def _observe(observer: Callable[[CopyRecord], None], model: str, k: int, copy: Copy) -> None:
+    times = (copy.submitted_ns, copy.started_ns, copy.ended_ns)
+    try:
+        observer(CopyRecord(model, k, copy.size_bytes, *times))
+    except Exception:  # noqa: BLE001 - an observer is the user's
+        _log.exception("the copy observer failed")
 
 
 def order_of_use(plans: Sequence[Plan]) -> list[int]:

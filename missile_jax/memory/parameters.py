@@ -15,7 +15,7 @@ class Parameters(Protocol):
     """All but `use` and `detached` are called under the engine's lock.
 
     nbytes: of all parameters.
-    moves: whether they come and go; if not, `update` need not be called.
+    moves: whether they come and go; if not, `update` and `awaited_ns` need not be called.
     can_start: whether the first segment of any plan may run now.
     complete: whether all of them are on the device.
     """
@@ -31,6 +31,10 @@ class Parameters(Protocol):
 
     def ready(self, segment: Segment) -> bool:
         """Whether `segment` may run now."""
+        ...
+
+    def awaited_ns(self, segment: Segment, since_ns: int) -> int:
+        """How long after `since_ns` what `segment` needs was there; 0 if it was before."""
         ...
 
     def update(self, waiting: bool, running: bool, due_ns: int) -> None:
@@ -69,6 +73,9 @@ class Fixed:
 
     def ready(self, segment: Segment) -> bool:
         return True
+
+    def awaited_ns(self, segment: Segment, since_ns: int) -> int:
+        return 0
 
     def update(self, waiting: bool, running: bool, due_ns: int) -> None:
         """Nothing ever moves."""

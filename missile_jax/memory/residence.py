@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Counters:
-    """hits: times it was let in with nothing to fetch. swap_ins: times there was something."""
+    """hits: times it was let in with nothing to fetch. swap_ins: times there was something.
+
+    evictions: times it ceased to be there in full.
+    """
 
     hits: int = 0
     swap_ins: int = 0
     swap_in_bytes: int = 0
+    evictions: int = 0
     evicted_bytes: int = 0
     array_creation_ns: int = 0
     arrays_created: int = 0
@@ -72,6 +76,7 @@ class Residence:
     counters: Counters = field(default_factory=Counters)
     arrays: list[jax.Array | None] = field(default_factory=list)
     moves: bool = True
+    _here_ns: list[int] = field(default_factory=list)
     _made: list[bool] = field(default_factory=list)
     _making: threading.Lock = field(default_factory=threading.Lock)
     _needs: dict[Segment, tuple[int, ...]] = field(default_factory=dict)
@@ -79,6 +84,7 @@ class Residence:
     def __post_init__(self) -> None:
         self.arrays = [self.host.kept.get(i) for i in range(len(self.host.group_of))]
         self._made = [False] * len(self.host.groups)
+        self._here_ns = [0] * len(self.host.groups)
 
     @property
     def missing(self) -> Sequence[Group]:
@@ -115,6 +121,10 @@ class Residence:
         needs = self.needs(segment)
         return self.admitted and (not needs or needs[-1] < self.here or self.error is not None)
 
+    def awaited_ns(self, segment: Segment, since_ns: int) -> int:
+        needs = self.needs(segment)
+        return max(0, self._here_ns[needs[-1]] - since_ns) if needs else 0
+
     def update(self, waiting: bool, running: bool, due_ns: int) -> None:
         self.owner.update(self, waiting, running, due_ns)
 
@@ -137,6 +147,7 @@ class Residence:
             "hits": counted.hits,
             "swap_ins": counted.swap_ins,
             "swap_in_bytes": counted.swap_in_bytes,
+            "evictions": counted.evictions,
             "evicted_bytes": counted.evicted_bytes,
             "leaves": sum(map(len, self.host.members)),
             "array_creation_us": counted.array_creation_ns / 1e3,
@@ -195,6 +206,7 @@ class Residence:
         before = self.here
         while self.here in self.early:
             self.early.remove(self.here)
+            self._here_ns[self.here] = self.owner.now_ns()
             self.here += 1
         return any(k in self.steps for k in range(before + 1, self.here + 1))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from missile_jax._native import Arena, Block
 from missile_jax.errors import DeviceMemoryError, MissileError
 from missile_jax.memory.eviction import EvictionOrder, Return
 from missile_jax.memory.host import Host, nothing
-from missile_jax.memory.residence import Residence
+from missile_jax.memory.residence import Counters, Residence
 from missile_jax.memory.store import Group, HostModel
 from missile_jax.program.plan import Plan
 
@@ -69,6 +70,7 @@ class Residency:
         self._eviction = eviction
         self._changed = threading.Condition(lock)
         self._models: dict[int, Residence] = {}
+        self._counters: dict[tuple[str, str, bool], Counters] = {}
         self._asking: dict[int, Residence] = {}
         self._coming = 0
 
@@ -99,6 +101,7 @@ class Residency:
                 f"the quota of tenant {tenant!r} is {self._quotas[tenant]}"
             )
         residence = Residence(self, name, host, latency, pinned, tenant, cost, 0, frozenset())
+        residence.counters = self._counters.setdefault((name, tenant, latency), residence.counters)
         firsts = [residence.needs(plan.segments[0]) for plan in plans]
         residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
         needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
@@ -332,6 +335,8 @@ class Residency:
 
     def _evict_to(self, model: Residence, groups: int) -> None:
         """Leaves the first `groups` groups of a model on the device."""
+        if groups < model.here == len(model.host.groups):
+            model.counters.evictions += 1
         while len(model.blocks) > groups:
             k = len(model.blocks) - 1
             model.drop_arrays(k)
@@ -357,12 +362,17 @@ class Residency:
             self._fetch = self._arrived = self._host.moved = nothing
 
     def stats(self) -> dict[str, Any]:
-        """The arena's figures, and how many models are on the device in full."""
+        """The arena's figures, how many models are on the device in full, and counters of every
+        model that is or was there."""
         return {
             "arena": self._arena.stats(),
             "models": len(self._models),
             "resident_models": sum(m.here == len(m.host.groups) for m in self._models.values()),
             "waiting_models": len(self._asking),
+            "swaps": [
+                {"model": name, "tenant": tenant, "latency": latency} | asdict(counted)
+                for (name, tenant, latency), counted in self._counters.items()
+            ],
         }
 
 

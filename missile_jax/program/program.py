@@ -47,6 +47,10 @@ class Leaf:
             for axis, size in enumerate(self.shape)
         )
 
+    def nbytes(self, rows: int, length: int) -> int:
+        """The bytes at that shape."""
+        return math.prod(self.sized(rows, length)) * self.dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
@@ -82,6 +86,7 @@ class Program:
     outputs: tuple[Leaf, ...]
     batched: bool
     _least_ns_per_row: dict[int, float] = field(init=False, repr=False)
+    _io_bytes: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         least: dict[int, float] = {}
@@ -108,6 +113,17 @@ class Program:
     def named_outputs(self, leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """A result's leaves by name."""
         return {leaf.name: array for leaf, array in zip(self.outputs, leaves, strict=True)}
+
+    def io_bytes(self, rows: int, length: int) -> tuple[int, int]:
+        """The bytes of a request's inputs and of its outputs, at B = `rows` and unpadded L."""
+        # Asked for each request, of few shapes.
+        found = self._io_bytes.get((rows, length))
+        if found is None:
+            found = self._io_bytes[rows, length] = (
+                sum(leaf.nbytes(rows, length) for leaf in self.inputs),
+                sum(leaf.nbytes(rows, length) for leaf in self.outputs),
+            )
+        return found
 
     @property
     def max_rows(self) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from missile_jax.engine.request import Phases
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
 from missile_jax.options import SharedMemoryOptions
 from missile_jax.runtime import Runtime
@@ -41,7 +42,7 @@ class Dataplane:
     draining: set before the server ends, so that it is not ready any more.
     """
 
-    __slots__ = ("_repository", "_runtime", "draining", "regions")
+    __slots__ = ("_repository", "draining", "regions", "runtime")
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Dataplane:
         repository: Repository | None = None,
         shared_memory: SharedMemoryOptions = SharedMemoryOptions(),
     ) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self._repository = repository or Repository(runtime)
         self.regions = Regions(shared_memory)
         self.draining = False
@@ -59,8 +60,8 @@ class Dataplane:
         if self.draining or not self._repository.started:
             return False
         try:
-            for name in self._runtime.models():
-                self._runtime.describe(name)
+            for name in self.runtime.models():
+                self.runtime.describe(name)
         except RuntimeClosedError:
             return False
         except ModelNotFoundError:
@@ -110,7 +111,7 @@ class Dataplane:
 
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
         """Counters of one model, or of all where no name is given."""
-        models = self._runtime.stats()["models"]
+        models = self.runtime.stats()["models"]
         if name:
             info = self._describe(name, version)
             models = {info.name: models[name]} if name in models else {}
@@ -170,7 +171,7 @@ class Dataplane:
             _check_outputs(request.outputs, self._describe(name, version))
         deadline_ms = None if request.timeout_us is None else request.timeout_us / 1000
         try:
-            future = self._runtime.submit_tensors(
+            future = self.runtime.submit_tensors(
                 name, request.inputs, deadline_ms=deadline_ms, priority=request.priority
             )
         except ModelNotFoundError as error:
@@ -183,7 +184,7 @@ class Dataplane:
 
     def _describe(self, name: str, version: str) -> ModelInfo:
         try:
-            info = self._runtime.describe(name)
+            info = self.runtime.describe(name)
         except ModelNotFoundError as error:
             raise self._repository.absent(name, error) from None
         if version and version != VERSION:
@@ -204,6 +205,11 @@ class Pending:
         self._name = name
         self._request = request
         self._future = future
+
+    @property
+    def phases(self) -> Phases | None:
+        """Where its time went, once it has succeeded."""
+        return getattr(self._future, "phases", None)
 
     def cancel(self) -> None:
         """Give the request up, unless it runs or is done. May be called from any thread."""

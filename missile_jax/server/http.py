@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
@@ -37,9 +37,12 @@ from missile_jax.server.control import repository_routes
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.memory_routes import memory_routes
 from missile_jax.server.protocol import CONNECTION, Connection
+from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
 
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
+# Where a scope has what the request is called.
+_ID = "missile.id"
 _log = logging.getLogger(__name__)
 
 
@@ -47,12 +50,22 @@ class HttpApp:
     """The ASGI application over one `Dataplane`, to be run under `LimitedProtocol`.
 
     max_body_bytes: a longer body is answered with 413.
+    watch: follows each inference; None for no one.
+    routes: beside the protocol's.
     """
 
-    def __init__(self, dataplane: Dataplane, *, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        dataplane: Dataplane,
+        *,
+        max_body_bytes: int,
+        watch: Watch | None = None,
+        routes: Sequence[Route] = (),
+    ) -> None:
         self._dataplane = dataplane
         self._max_body_bytes = max_body_bytes
-        self._others = _starlette(dataplane)
+        self._watch = watch
+        self._others = _starlette(dataplane, routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -61,13 +74,18 @@ class HttpApp:
             await self._others(scope, receive, send)
             return
         connection: Connection = scope["extensions"][CONNECTION]
+        watched = None
+        if self._watch is not None:
+            watched = self._watch.begin(by_name(scope["headers"]), target[0])
         try:
-            answer = await self._infer(*target, scope, receive, connection)
+            answer = await self._infer(*target, scope, receive, connection, watched)
         except asyncio.CancelledError:
             # uvicorn does that to what is left when the time to drain is over.
             answer = failure(RuntimeClosedError("the server stopped before the answer was there"))
         except Exception as error:  # noqa: BLE001 - the last one to hear of it
-            answer = failure(error, f"model {target[0]!r}")
+            answer = failure(error, f"model {target[0]!r}", _request_id(scope))
+        if watched is not None:
+            _end(watched, scope, answer)
         if answer is not None:
             status, body, headers = answer
             connection.hold()
@@ -78,7 +96,13 @@ class HttpApp:
                 connection.release()
 
     async def _infer(
-        self, name: str, version: str, scope: Scope, receive: Receive, connection: Connection
+        self,
+        name: str,
+        version: str,
+        scope: Scope,
+        receive: Receive,
+        connection: Connection,
+        watched: Watched | None,
     ) -> Answer | None:
         """The answer, or None where the client left before its request was whole."""
         if scope["method"] != "POST":
@@ -88,12 +112,15 @@ class HttpApp:
         if body is None or connection.is_closing():
             return None
         request = decode_request(body, length, self._dataplane.regions)
+        scope[_ID] = request.id
         pending = self._dataplane.submit(name, request, version)
         connection.on_lost.add(pending.cancel)
         try:
             response = await pending.response()
         finally:
             connection.on_lost.discard(pending.cancel)
+        if watched is not None:
+            watched.phases = pending.phases
         body, length = encode_response(response, request, self._dataplane.regions)
         headers = [(b"content-length", b"%d" % len(body))]
         if length is None:
@@ -111,8 +138,10 @@ class Answer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
-def failure(error: Exception, subject: str = "the server") -> Answer:
+def failure(error: Exception, subject: str = "the server", request_id: str = "") -> Answer:
     """The answer to `error`, which was raised while `subject` was served.
+
+    request_id: in the log, and in a header of the answer, so that one is found by the other.
 
     Only an error that the client can act on carries its own message: one of a model's code may hold
     paths and values, and goes to the log.
@@ -137,9 +166,29 @@ def failure(error: Exception, subject: str = "the server") -> Answer:
         status, text = 503, "the request was cancelled"
     else:
         text = f"{subject} failed; the server's log says why"
-        _log.error("%s failed", subject, exc_info=error)
+        _log.error("%s failed", subject, exc_info=error, extra={"request_id": request_id})
+    if request_id:
+        extra.append((REQUEST_ID.encode(), request_id.encode()))
     body = orjson.dumps({"error": text})
     return Answer(status, body, [(b"content-length", b"%d" % len(body)), _JSON, *extra])
+
+
+def _request_id(scope: Scope) -> str:
+    """What the request is called, the same whenever it is asked."""
+    scope[_ID] = found = request_id(by_name(scope["headers"]), scope.get(_ID, ""))
+    return found
+
+
+def _end(watched: Watched, scope: Scope, answer: Answer | None) -> None:
+    called = _request_id(scope)
+    if answer is None:
+        watched.end(called, CLIENT_LEFT)
+        return
+    failed = answer.status != 200
+    error = orjson.loads(answer.body)["error"] if failed else ""
+    answer.headers.extend(watched.end(called, answer.status, error))
+    if not failed:
+        answer.headers.append((REQUEST_ID.encode(), called.encode()))
 
 
 def _infer_target(scope: Scope) -> tuple[str, str] | None:
@@ -200,8 +249,8 @@ def _too_large(max_body_bytes: int) -> HTTPException:
     return HTTPException(413, f"the body is longer than the limit of {max_body_bytes} bytes")
 
 
-def _starlette(dataplane: Dataplane) -> Starlette:
-    """Every route but inference."""
+def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
+    """Every route but inference, `more` among them."""
 
     def live(_: str, __: str) -> Any:
         return {"live": True}
@@ -227,6 +276,7 @@ def _starlette(dataplane: Dataplane) -> Starlette:
     version = model + "/versions/{version}"
     app = Starlette(
         routes=[
+            *more,
             get("/v2", server_metadata),
             get("/v2/health/live", live),
             get("/v2/health/ready", ready),
@@ -264,7 +314,8 @@ def _endpoint(answer: Callable[[str, str], Any]) -> Callable[[Request], Awaitabl
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    status, body, headers = failure(error, f"{request.method} {request.url.path}")
+    subject = f"{request.method} {request.url.path}"
+    status, body, headers = failure(error, subject, request_id(request.headers))
     response = Response(body, status)
     response.raw_headers = headers
     return response

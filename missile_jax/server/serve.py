@@ -11,10 +11,12 @@ import uvicorn
 import uvloop
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions
+from missile_jax.options import HttpOptions, LogOptions, ObserveOptions, TraceOptions
+from missile_jax.server.admin import admin_routes, metrics_routes
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.http import HttpApp
 from missile_jax.server.protocol import limited_protocol
+from missile_jax.server.watch import Watch
 
 _BACKLOG = 2048
 
@@ -22,21 +24,37 @@ _BACKLOG = 2048
 class HttpServer:
     """Serves a `Dataplane` over HTTP between `start` and `close`, or inside a ``with`` block.
 
+    observe, trace, log: what it shows of itself, and what it writes of inferences.
     host, port: where it listens, also where `options` asked for any free port.
-
-    dataplane: of `runtime`, where there is more to it or other servers share it.
 
     The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
     closed after the server.
     """
 
-    def __init__(self, dataplane: Dataplane, options: HttpOptions = HttpOptions()) -> None:
+    def __init__(
+        self,
+        dataplane: Dataplane,
+        options: HttpOptions = HttpOptions(),
+        *,
+        observe: ObserveOptions = ObserveOptions(),
+        trace: TraceOptions = TraceOptions(),
+        log: LogOptions = LogOptions(),
+    ) -> None:
+        self._watch = Watch.of(dataplane.runtime, trace, log)
+        routes = admin_routes(dataplane.runtime, observe)
+        if observe.metrics:
+            routes += metrics_routes(dataplane.runtime)
         self._socket = _bind(options.host, options.port)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
-                HttpApp(dataplane, max_body_bytes=options.max_body_bytes),
+                HttpApp(
+                    dataplane,
+                    max_body_bytes=options.max_body_bytes,
+                    watch=self._watch,
+                    routes=routes,
+                ),
                 http=limited_protocol(options.max_header_bytes),
                 ws="none",
                 lifespan="off",
@@ -70,6 +88,8 @@ class HttpServer:
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close()
+        if self._watch is not None:
+            self._watch.close()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -42,7 +42,7 @@ def test_a_request_runs_segment_by_segment_and_is_answered(sim):
     sim.finish()
     assert request.future.done()
     assert sim.launches() == [("be", k) for k in range(4)]
-    assert stats(sim).success_ns == 20 * MS
+    assert stats(sim).total.sum_ns == 20 * MS
     assert stats(sim).compute_ns == 20 * MS
     assert stats(sim).launch_count == 4
 
@@ -254,7 +254,7 @@ def test_an_observer_that_fails_is_logged_and_nothing_else(sim, caplog):
     def fail(record):
         raise ZeroDivisionError
 
-    sim.mux.observer = fail
+    sim.mux.observers = (fail,)
     request = sim.submit("be")
     with caplog.at_level(logging.ERROR):
         sim.finish()

@@ -138,6 +138,37 @@ def test_a_segment_is_ready_as_soon_as_its_own_groups_are():
     bench.check(model, segment(0, 1, 2))
 
 
+def test_parameters_are_awaited_until_the_last_group_that_is_needed_is_there():
+    bench = Bench(8)
+    model = bench.add("a", 3)
+    model.update(True, False, 0)
+    bench.copy_last()
+    out_of_order_ns = bench.now_ns
+    bench.copy(2)
+    both_ns = bench.now_ns
+    assert both_ns > out_of_order_ns
+    assert model.awaited_ns(segment(), 0) == 0
+    assert 0 < model.awaited_ns(segment(0), 0) < model.awaited_ns(segment(0, 1), 0)
+    assert model.awaited_ns(segment(2), 0) > out_of_order_ns
+    assert model.awaited_ns(segment(0, 1, 2), both_ns) == 0
+    assert model.awaited_ns(segment(0, 1, 2), 1) == model.awaited_ns(segment(2), 0) - 1
+
+
+def test_counters_go_on_when_a_model_comes_again():
+    bench = Bench(8)
+    model = bench.add("a", 2)
+    bench.run(model)
+    bench.residency.evict(model)
+    bench.residency.evict(model)
+    model.discard()
+    again = bench.add("a", 2)
+    bench.run(again)
+    (swaps,) = bench.residency.stats()["swaps"]
+    assert (swaps["model"], swaps["tenant"], swaps["latency"]) == ("a", "t", False)
+    assert (swaps["swap_ins"], swaps["swap_in_bytes"]) == (2, 4 * LEAF)
+    assert (swaps["evictions"], swaps["evicted_bytes"]) == (1, 2 * LEAF)
+
+
 def test_what_is_used_lately_stays_and_what_is_left_is_the_beginning():
     bench = Bench(5)
     old, new, asks = bench.add("old", 2), bench.add("new", 2), bench.add("asks", 2)
