@@ -1,11 +1,8 @@
-"""The command ``missile``."""
+"""``missile store``: checkpoints by name."""
 
 from __future__ import annotations
 
-import os
-import sys
 from datetime import datetime
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,83 +11,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from missile_jax import serving
-from missile_jax.config import Config, zoo
-from missile_jax.errors import CheckpointError, ConfigError, ModelError
+from missile_jax.errors import CheckpointError
 from missile_jax.memory.catalogue import Catalogue
 from missile_jax.program import checkpoint
-from missile_jax.sources import load_config
 
 app = typer.Typer(
-    help="Serve many Flax models from one accelerator.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-File = Annotated[Path, typer.Argument(help="YAML file; see examples/serve.yaml.", metavar="FILE")]
-
-
-@app.command(
-    epilog="""\b
-Examples:
-  missile serve serve.yaml
-  missile serve serve.yaml --http-port 9000 --policy fifo
-  MISSILE_HTTP_HOST=0.0.0.0 missile serve serve.yaml"""
-)
-def serve(
-    file: File,
-    http_port: Annotated[int | None, typer.Option(help="0 takes a free port.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Who goes next on the device.")] = None,
-) -> None:
-    """Load the models in FILE and serve them until SIGINT or SIGTERM, then drain."""
-    flags = {"--http-port": http_port, "--host": host, "--policy": policy}
-    config = _load(file, flags)
-    serving.serve(
-        [section.build(name) for name, section in config.models.items()],
-        http=config.http,
-        policy=config.build_policy(),
-        device_memory=config.device_memory,
-        host_memory=config.host_memory,
-        disk=config.disk,
-        tenants=config.build_tenants(),
-        report=typer.echo,
-    )
-
-
-@app.command(
-    epilog="""\b
-Examples:
-  missile config serve.yaml
-  MISSILE_HTTP_PORT=9000 missile config serve.yaml"""
-)
-def config(file: File) -> None:
-    """Check FILE, merge it with the environment, and print the result."""
-    typer.echo(_load(file, {}).to_yaml(), nl=False)
-
-
-@app.command()
-def models() -> None:
-    """List the models of the zoo, each a value for ``zoo:`` in a configuration."""
-    for name in zoo().names():
-        typer.echo(name)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"missile-jax {installed_version('missile-jax')}")
-        raise typer.Exit
-
-
-store = typer.Typer(
     help="Checkpoints by name, each checked against what was written. Give Model(checkpoint=) or "
     "another program DIR/NAME.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.add_typer(store, name="store")
 
 Name = Annotated[str, typer.Argument(help="Of the entry; as models are named.", metavar="NAME")]
 Dir = Annotated[
@@ -105,7 +35,7 @@ Dir = Annotated[
 ]
 
 
-@store.command(
+@app.command(
     epilog="""\b
 Examples:
   missile store add bert checkpoints/bert
@@ -129,7 +59,7 @@ def add(
     )
 
 
-@store.command(
+@app.command(
     epilog="""\b
 Examples:
   missile store ls
@@ -154,7 +84,7 @@ def ls(directory: Dir) -> None:
     Console(highlight=False).print(table)
 
 
-@store.command(
+@app.command(
     epilog="""\b
 Examples:
   missile store verify
@@ -176,7 +106,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@store.command(
+@app.command(
     epilog="""\b
 Examples:
   missile store rm bert"""
@@ -184,30 +114,3 @@ Examples:
 def rm(name: Name, directory: Dir) -> None:
     """Remove an entry and its files."""
     Catalogue(directory).remove(name)
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
-    ] = False,
-) -> None:
-    """Options of the command itself."""
-
-
-def _load(file: Path, flags: dict[str, int | str | None]) -> Config:
-    # Factories are looked up beside the file that names them.
-    sys.path.insert(0, str(file.parent.resolve()))
-    return load_config(file, environment=os.environ, flags=flags)
-
-
-def main() -> None:
-    """Run the command. Errors of configuration and models are printed without their traceback.
-
-    Exits with 2 for a ConfigError, with 1 for a ModelError.
-    """
-    try:
-        app()
-    except (ConfigError, ModelError) as error:
-        typer.echo(error, err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
