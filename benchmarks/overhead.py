@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from rich.console import Console
 import missile_jax.models as zoo
 from benchmarks.mlp import mlp, parameters
 from benchmarks.report import Report
+from benchmarks.servers import free_port, running
 from benchmarks.workloads import items
 from missile_jax import Missile, Model, Runtime
 
@@ -93,7 +93,7 @@ def _runtime(report: Report, calls: int) -> None:
 
 def _http(report: Report, calls: int) -> None:
     x = np.random.default_rng(report.seed).normal(size=(1, 784)).astype(np.float32)
-    with _server("plain_server") as plain, _server("mlp_server") as ours:
+    with _server("plain_server") as plain, _server("door_server") as ours:
         request = _binary_request("mlp", x)
         times = interleaved(
             {"plain": lambda: plain.send(request), "ours": lambda: ours.send(request)}, calls, 50
@@ -201,31 +201,8 @@ def _binary_request(model: str, x: np.ndarray) -> bytes:
 @contextmanager
 def _server(module: str) -> Iterator[_Client]:
     """A server of benchmarks/`module` in a process of its own, and a client connected to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{module}", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        client = _connect(process, port)
+    port = free_port()
+    with running([sys.executable, "-m", f"benchmarks.{module}", str(port)], port):
+        client = _Client(port)
         yield client
         client.close()
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-def _connect(process: subprocess.Popen, port: int) -> _Client:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            error = process.stderr.read().decode() if process.stderr else ""
-            raise RuntimeError(f"the server did not start:\n{error}")
-        try:
-            return _Client(port)
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-    raise RuntimeError("the server did not listen within 60 s")

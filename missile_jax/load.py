@@ -8,10 +8,12 @@ latency from the time its request was due: a slow answer that holds the next one
 from __future__ import annotations
 
 import asyncio
+import selectors
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import httptools
 import numpy as np
@@ -41,10 +43,14 @@ class Outcome:
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive HTTP/1.1 connection with one request at a time in flight; opened when used."""
+    """One kept-alive HTTP/1.1 connection with one request at a time in flight; opened when used.
 
-    def __init__(self, host: str, port: int) -> None:
+    timeout_s: after which a request without an answer is lost.
+    """
+
+    def __init__(self, host: str, port: int, timeout_s: float = 60.0) -> None:
         self._address = (host, port)
+        self._timeout_s = timeout_s
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[int] | None = None
         self.body = b""
@@ -57,7 +63,11 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._answer = loop.create_future()
         self._transport.write(request)
-        status = await self._answer
+        expiry = loop.call_later(self._timeout_s, self._lose, f"no answer in {self._timeout_s:g} s")
+        try:
+            status = await self._answer
+        finally:
+            expiry.cancel()
         self.body = b"".join(self._parts)
         return status
 
@@ -97,15 +107,27 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(Lost(why))
 
 
+class Sender(Protocol):
+    """What requests go out on, one at a time: a `Connection`, or another transport's."""
+
+    async def send(self, request: bytes) -> int:
+        """As `Connection.send`."""
+        ...
+
+    def close(self) -> None:
+        """As `Connection.close`."""
+        ...
+
+
 @dataclass(slots=True)
 class _Tally:
     latencies_s: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
-    async def send(self, connection: Connection, request: bytes, due_s: float) -> None:
+    async def send(self, sender: Sender, request: bytes, due_s: float) -> None:
         """Send, and note how it ends; the latency counts from `due_s`."""
         try:
-            status = await connection.send(request)
+            status = await sender.send(request)
         except OSError as error:
             self.errors[str(error) if isinstance(error, Lost) else type(error).__name__] += 1
             return
@@ -120,49 +142,52 @@ class _Tally:
 
 
 async def open_loop(
-    address: tuple[str, int],
-    requests: Sequence[bytes],
-    due_s: np.ndarray,
-    connections: int,
+    senders: Sequence[Sender], requests: Sequence[bytes], due_s: np.ndarray
 ) -> Outcome:
     """Sends a request at each of `due_s` [n], ascending offsets from now, the requests in turn.
 
-    A request that is due while all `connections` are in use waits for one, and that counts.
+    A request that is due while all senders are in use waits for one, and that counts.
     """
     tally, start_s = _Tally(), time.perf_counter()
     arrivals = iter(enumerate(start_s + due_s))
 
-    async def serve(connection: Connection) -> None:
+    async def serve(sender: Sender) -> None:
         for k, due in arrivals:
             await asyncio.sleep(due - time.perf_counter())
-            await tally.send(connection, requests[k % len(requests)], due)
+            await tally.send(sender, requests[k % len(requests)], due)
 
-    await _on_connections(address, connections, serve)
+    await _on_each(senders, serve)
     return tally.outcome(start_s)
 
 
 async def closed_loop(
-    address: tuple[str, int], requests: Sequence[bytes], seconds: float, connections: int
+    senders: Sequence[Sender], requests: Sequence[bytes], seconds: float
 ) -> Outcome:
-    """Sends on every connection the next request when the last is answered, for so long."""
+    """Sends on each of `senders` the next request when the last is answered, for so long."""
     tally, start_s = _Tally(), time.perf_counter()
 
-    async def serve(connection: Connection) -> None:
+    async def serve(sender: Sender) -> None:
         k = 0
         while (now := time.perf_counter()) < start_s + seconds:
-            await tally.send(connection, requests[k % len(requests)], now)
+            await tally.send(sender, requests[k % len(requests)], now)
             k += 1
 
-    await _on_connections(address, connections, serve)
+    await _on_each(senders, serve)
     return tally.outcome(start_s)
 
 
-async def _on_connections(address: tuple[str, int], count: int, serve) -> None:
-    opened = [Connection(*address) for _ in range(count)]
+def precise_loop() -> asyncio.SelectorEventLoop:
+    """An event loop for `open_loop`: others sleep whole milliseconds, so arrivals would be late."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+async def _on_each(
+    senders: Sequence[Sender], serve: Callable[[Sender], Coroutine[Any, Any, None]]
+) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            for connection in opened:
-                group.create_task(serve(connection))
+            for sender in senders:
+                group.create_task(serve(sender))
     finally:
-        for connection in opened:
-            connection.close()
+        for sender in senders:
+            sender.close()

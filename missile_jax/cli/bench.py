@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -15,7 +14,7 @@ import typer
 from missile_jax.cli.items import tensors
 from missile_jax.client import LENGTH_HEADER, Client, address
 from missile_jax.errors import ServerError
-from missile_jax.load import Outcome, open_loop
+from missile_jax.load import Connection, Outcome, open_loop, precise_loop
 from missile_jax.server.codec import InferRequest, encode_request
 from missile_jax.server.tensors import DTYPES
 
@@ -57,11 +56,14 @@ def bench(
     rng = np.random.default_rng(seed)
     with Client(url) as client:
         metadata = client.metadata(model)
-        inputs = _random(metadata, rng) if item is None else tensors(item, zoo_model or model, metadata)
+        inputs = (
+            _random(metadata, rng) if item is None else tensors(item, zoo_model or model, metadata)
+        )
         client.infer(model, inputs)
     due = np.cumsum(rng.exponential(1 / rate, max(1, round(rate * seconds))))
-    load = open_loop(address(url), [_request(url, model, inputs)], due, concurrency)
-    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+    connections = [Connection(*address(url)) for _ in range(concurrency)]
+    load = open_loop(connections, [_request(url, model, inputs)], due)
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
         outcome = runner.run(load)
     figures = {"url": url, "model": model, "seed": seed, "connections": concurrency}
     figures |= {"asked_per_s": rate, **_figures(outcome)}
@@ -89,11 +91,6 @@ def _request(url: str, model: str, inputs: dict[str, np.ndarray]) -> bytes:
         f"POST /v2/models/{quote(model, '')}/infer HTTP/1.1\r\nHost: {host}:{port}\r\n"
         f"{LENGTH_HEADER}: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
-
-
-def _precise_loop() -> asyncio.SelectorEventLoop:
-    # epoll, and uvloop too, sleep whole milliseconds; arrivals are not to be late by that.
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:

@@ -206,8 +206,11 @@ def _encoding(value: bytes) -> str | None:
         return None
     if name not in ENCODINGS:
         allowed = ", ".join(ENCODINGS)
-        raise HTTPException(415, f"Content-Encoding {name:.40} is not known; allowed: {allowed}",
-                            {"Accept-Encoding": allowed})
+        raise HTTPException(
+            415,
+            f"Content-Encoding {name:.40} is not known; allowed: {allowed}",
+            {"Accept-Encoding": allowed},
+        )
     return name
 
 

@@ -52,9 +52,7 @@ def test_a_long_answer_is_compressed_where_that_is_asked_for(client, encoding):
 
 def test_a_short_answer_and_an_error_are_not_compressed(client):
     for body in (tensor(1), b"no JSON" + b" " * 2000):
-        _, headers, _ = client.ask(
-            "POST", "/v2/models/gate/infer", body, Accept_Encoding="gzip"
-        )
+        _, headers, _ = client.ask("POST", "/v2/models/gate/infer", body, Accept_Encoding="gzip")
         assert "content-encoding" not in headers
 
 
