@@ -213,6 +213,25 @@ def store_soak(
 
 
 @app.command()
+def fuzz(
+    inputs: Annotated[int, typer.Option(min=1, help="For each decoder.")] = 1_000_000,
+    only: Annotated[str | None, typer.Option(help="One decoder.")] = None,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Bytes that no client should send, mutated further; fails if anything but CodecError comes."""
+    from benchmarks import fuzz as bench
+
+    report = bench.run(inputs, seed, only)
+    report.print("fuzz", ["what", "n", "failed", "coverage", "rss_mb", "rss_growth_mb"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if report.summary["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
     seed: Seed = 0,

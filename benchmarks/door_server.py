@@ -6,6 +6,7 @@ Run as `python -m benchmarks.door_server PORT [MODEL [GRPC_PORT]]`.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from benchmarks.served import served
 from missile_jax import Model, serve
@@ -16,11 +17,12 @@ def main(port: int, name: str = "mlp", grpc_port: int | None = None) -> None:
     model = Model(
         name, chosen.function, chosen.parameters, example=chosen.example(), priority="latency"
     )
-    if grpc_port is None:
-        serve([model], http_port=port)
-    else:
-        serve([model], http_port=port, grpc_port=grpc_port)
+    doors: dict[str, Any] = {"http_port": port}
+    if grpc_port is not None:
+        doors["grpc_port"] = grpc_port
+    serve([model], **doors)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:3], *map(int, sys.argv[3:]))
+    port, model, *grpc = (*sys.argv[1:], "mlp")[: max(2, len(sys.argv) - 1)]
+    main(int(port), model, *map(int, grpc))

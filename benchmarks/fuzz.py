@@ -57,10 +57,11 @@ def decode_response_target(data: bytes) -> None:
 
 def from_json_target(data: bytes) -> None:
     """A JSON list of datatype, shape and values."""
-    with suppress(ValueError, RecursionError):
+    try:
         datatype, shape, values = json.loads(data)
-        if type(datatype) is str:
-            from_json("it", datatype, check_shape("it", shape), values)
+    except (TypeError, ValueError, RecursionError):
+        return
+    from_json("it", datatype, check_shape("it", shape), values)
 
 
 def from_bytes_target(data: bytes) -> None:
@@ -105,7 +106,7 @@ def _json_tensors() -> Iterator[bytes]:
 
 
 def _byte_tensors() -> Iterator[bytes]:
-    yield bytes([10, 1, 2]) + bytes(8)
+    yield bytes([11, 1, 2]) + bytes(8)
     yield bytes([13, 1, 2]) + _LENGTH.pack(1) + b"a" + _LENGTH.pack(0)
 
 
@@ -157,13 +158,14 @@ def _target(name: str, inputs: int, seed: int) -> dict[str, Any]:
             capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         said = done.stderr
-        found = re.findall(r"#(\d+)\s+\w+.* rss: (\d+)Mb", said)
+        found = re.findall(r"#(\d+)\s+\w+ +cov: (\d+).* rss: (\d+)Mb", said)
         if not found:
             raise RuntimeError(f"target {name} did not run:\n{said[-2000:]}")
         culprits = [path.read_bytes()[:500].hex() for path in Path(folder).glob("*-*")]
-    rss = [int(mb) for _, mb in found]
+    rss = [int(mb) for _, _, mb in found]
     return {
         "n": int(found[-1][0]),
+        "coverage": int(found[-1][1]),
         "failed": int(done.returncode != 0),
         "rss_growth_mb": rss[-1] - rss[len(rss) // 2],
         "rss_mb": rss[-1],
@@ -216,7 +218,7 @@ def main() -> None:
     for module in (codec, encoding, tensors):
         for function in vars(module).values():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
-                atheris.instrument_func(function)
+                atheris.instrument_func(function)  # type: ignore[attr-defined]
 
     def run_one(data: bytes) -> None:
         with suppress(CodecError):

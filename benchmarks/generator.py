@@ -96,7 +96,9 @@ class GrpcConnection:
 
 def sender(port: int, protocol: str) -> Connection | GrpcConnection:
     """What requests of a protocol go out on."""
-    return GrpcConnection(port) if protocol == "grpc" else Connection("127.0.0.1", port, timeout_s=20)
+    return (
+        GrpcConnection(port) if protocol == "grpc" else Connection("127.0.0.1", port, timeout_s=20)
+    )
 
 
 async def _load(job: Job) -> Outcome:

@@ -1,5 +1,6 @@
 """The document of the routes is of all routes and no other, and what it says holds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from missile_jax.server.http import HttpApp
 from missile_jax.server.openapi import document
 from missile_jax.server.serve import HttpServer
 
+# `make soak` asks for more.
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "25")
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
@@ -45,7 +48,7 @@ def open_server(tmp_path):
 def test_requests_made_up_from_it_are_answered_as_it_says(open_server, tmp_path):
     ended = subprocess.run(
         [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run",
-         f"{open_server.url}/v2/openapi.json", "--max-examples", "25", "--seed", "1"],
+         f"{open_server.url}/v2/openapi.json", "--max-examples", EXAMPLES, "--seed", "1"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr
