@@ -49,6 +49,7 @@ bench: setup
 	for name in overhead colocation link swap density alloc; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
+	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json
 
 soak: setup $(VENV)/.test
 	$(BIN)/python -m benchmarks soak --json out/bench/soak.json

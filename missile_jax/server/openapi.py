@@ -13,6 +13,8 @@ import yaml
 @functools.cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document of this version of the server."""
-    document = yaml.safe_load(files("missile_jax.server").joinpath("openapi.yaml").read_text("utf-8"))
+    document = yaml.safe_load(
+        files("missile_jax.server").joinpath("openapi.yaml").read_text("utf-8")
+    )
     document["info"]["version"] = version("missile-jax")
     return document
