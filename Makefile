@@ -49,12 +49,15 @@ bench: setup
 	for name in overhead colocation link swap density alloc; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
+	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json
 
-soak: setup
+soak: setup $(VENV)/.test
 	$(BIN)/python -m benchmarks soak --json out/bench/soak.json
 	$(BIN)/python -m benchmarks swap-soak --json out/bench/swap_soak.json
 	$(BIN)/python -m benchmarks store-soak --json out/bench/store_soak.json
 	$(BIN)/python -m benchmarks reload-soak --json out/bench/reload_soak.json
+	$(BIN)/python -m benchmarks fuzz --json out/bench/fuzz.json
+	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest -q tests/server/test_openapi.py
 
 SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 HEADERS = $(shell $(BIN)/python -c 'import pybind11, sysconfig; \

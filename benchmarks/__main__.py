@@ -57,6 +57,30 @@ def overhead(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
 
 
 @app.command()
+def serving(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 0,
+    peers: Annotated[
+        str, typer.Option(help="Comma-separated servers to compare with, each installed first.")
+    ] = "mlserver,ray_serve,litserve,pytriton",
+    protocols: Annotated[str, typer.Option(help="Comma-separated: http, grpc.")] = "http,grpc",
+) -> None:
+    """The door against a bare handler and other servers, and beside clients that behave badly."""
+    from benchmarks import serving as bench
+
+    chosen = bench.settings(quick, seed, [p for p in peers.split(",") if p], protocols.split(","))
+    report = bench.run(chosen, console)
+    report.print(
+        "serving",
+        ["what", "model", "connections", "p50_ms", "p99_ms", "rps", "errors", "missing"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
 def swap(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     """A request to a model that has to come to the device first, against one that is there."""
     from benchmarks import swap as bench
@@ -204,6 +228,25 @@ def store_soak(
         report.write(json)
     summary = report.summary
     if summary["torn"] or summary["leftovers_not_removed"] or summary["flips_found"] < times:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fuzz(
+    inputs: Annotated[int, typer.Option(min=1, help="For each decoder.")] = 1_000_000,
+    only: Annotated[str | None, typer.Option(help="One decoder.")] = None,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Bytes that no client should send, mutated further; fails if anything but CodecError comes."""
+    from benchmarks import fuzz as bench
+
+    report = bench.run(inputs, seed, only)
+    report.print("fuzz", ["what", "n", "failed", "coverage", "rss_mb", "rss_growth_mb"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if report.summary["failed"]:
         raise typer.Exit(1)
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.request import urlopen
 
 import jax
 import numpy as np
@@ -25,6 +23,7 @@ from rich.console import Console
 import missile_jax.models as zoo
 from benchmarks.mlp import mlp, parameters
 from benchmarks.report import Report
+from benchmarks.servers import await_ready, free_port, running
 from benchmarks.workloads import items
 from missile_jax import Missile, Model, Runtime
 
@@ -94,7 +93,7 @@ def _runtime(report: Report, calls: int) -> None:
 
 def _http(report: Report, calls: int) -> None:
     x = np.random.default_rng(report.seed).normal(size=(1, 784)).astype(np.float32)
-    with _server("plain_server") as plain, _server("mlp_server") as ours:
+    with _server("plain_server") as plain, _server("door_server") as ours:
         request = _binary_request("mlp", x)
         times = interleaved(
             {"plain": lambda: plain.send(request), "ours": lambda: ours.send(request)}, calls, 50
@@ -202,32 +201,9 @@ def _binary_request(model: str, x: np.ndarray) -> bytes:
 @contextmanager
 def _server(module: str) -> Iterator[_Client]:
     """A server of benchmarks/`module` in a process of its own, and a client connected to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{module}", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        client = _connect(process, port)
+    port = free_port()
+    with running([sys.executable, "-m", f"benchmarks.{module}", str(port)], port):
+        await_ready(port)
+        client = _Client(port)
         yield client
         client.close()
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-def _connect(process: subprocess.Popen, port: int) -> _Client:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            error = process.stderr.read().decode() if process.stderr else ""
-            raise RuntimeError(f"the server did not start:\n{error}")
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=60):
-                return _Client(port)
-        except OSError:  # it does not listen yet, or is not ready
-            time.sleep(0.1)
-    raise RuntimeError("the server was not ready within 60 s")

@@ -1,14 +1,13 @@
-"""The least that serves a jitted function over HTTP: what `overhead` compares the door with.
+"""The least that serves a jitted function over HTTP: what the door is compared with.
 
-Run as `python -m benchmarks.plain_server PORT`. Binary tensors of the Open Inference Protocol, no
-checks, no queue: the handler parses the header, calls the function, answers.
+Run as `python -m benchmarks.plain_server PORT [MODEL]`. Binary tensors of the Open Inference
+Protocol, no checks, no queue: the handler parses the header, calls the function, answers.
 """
 
 from __future__ import annotations
 
 import sys
 
-import jax
 import numpy as np
 import orjson
 import uvicorn
@@ -17,13 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.mlp import mlp, parameters
+from benchmarks.served import served
 
 
-def main(port: int) -> None:
-    params = jax.device_put(parameters())
-    call = jax.jit(mlp)
-    np.asarray(call(params, np.zeros((1, 784), np.float32)))
+def main(port: int, name: str = "mlp") -> None:
+    call = served(name).compiled()
 
     async def infer(request: Request) -> Response:
         body = await request.body()
@@ -31,14 +28,14 @@ def main(port: int) -> None:
         header = orjson.loads(body[:size])
         tensor = header["inputs"][0]
         x = np.frombuffer(body[size:], np.float32).reshape(tensor["shape"])
-        y = np.asarray(call(params, x)).tobytes()
+        y = call(x).tobytes()
         output = {
             "name": "output",
             "datatype": "FP32",
             "shape": [1, 10],
             "parameters": {"binary_data_size": len(y)},
         }
-        answer = {"model_name": "mlp", "id": header.get("id", ""), "outputs": [output]}
+        answer = {"model_name": name, "id": header.get("id", ""), "outputs": [output]}
         head = orjson.dumps(answer)
         return Response(
             head + y,
@@ -50,11 +47,11 @@ def main(port: int) -> None:
         return Response(b"{}")
 
     routes = [
-        Route("/v2/models/mlp/infer", infer, methods=["POST"]),
+        Route(f"/v2/models/{name}/infer", infer, methods=["POST"]),
         Route("/v2/health/ready", ready),
     ]
     uvicorn.run(Starlette(routes=routes), port=port, log_level="error", access_log=False)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

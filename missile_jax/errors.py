@@ -17,7 +17,8 @@
     ├── HostMemoryError          host memory has too little room for a model's parameters
     ├── QueueFullError           too many requests wait
     │   └── OverloadedError      so many that the deadline cannot be met
-    └── RuntimeClosedError       the runtime was closed before the request was done
+    ├── RuntimeClosedError       the runtime was closed before the request was done
+    └── ServerError              a client had no answer from a server, or an error
 
 Each message says what was wrong, what was received and what is allowed. None knows a transport:
 ``server`` maps classes to status codes. A cancelled request raises the standard
@@ -102,6 +103,10 @@ class OverloadedError(QueueFullError):
 
 class RuntimeClosedError(MissileError):
     """The runtime was closed, or the model unloaded, before the request was done."""
+
+
+class ServerError(MissileError):
+    """A server that was asked did not answer, or answered with an error."""
 
 
 def one_line(error: BaseException) -> str:

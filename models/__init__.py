@@ -13,7 +13,7 @@ from missile_jax.models.squeezenet import SqueezeNet
 from missile_jax.models.text import SENTENCES, tokens
 from missile_jax.models.unpickle import UnsafePickleError
 from missile_jax.models.weights import WeightsError, fetch
-from missile_jax.models.zoo import ZooModel, load, names
+from missile_jax.models.zoo import ZooModel, load, names, preprocessing
 
 __all__ = [
     "SENTENCES",
@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "names",
     "photos",
+    "preprocessing",
     "probabilities",
     "tokens",
 ]

@@ -35,8 +35,11 @@ def tokenizer() -> Tokenizer:
 def tokens(sentences: Sequence[str], length: int) -> dict[str, np.ndarray]:
     """{"input_ids": int32 [B, length], "attention_mask": int32 [B, length]}, zeros at the end.
 
-    Raises InvalidInputError if a sentence has more than `length` tokens.
+    Raises InvalidInputError if a sentence is no string or has more than `length` tokens.
     """
+    for sentence in sentences:
+        if not isinstance(sentence, str):
+            raise InvalidInputError(f"a {type(sentence).__name__} was given; allowed: a sentence")
     ids = np.zeros((len(sentences), length), np.int32)
     mask = np.zeros_like(ids)
     for row, encoding in enumerate(tokenizer().encode_batch(list(sentences))):

@@ -111,6 +111,14 @@ def names() -> tuple[str, ...]:
     return tuple(_ENTRIES)
 
 
+def preprocessing(name: str) -> Callable[[Any], Any]:
+    """`ZooModel.preprocess` of the network of this name, without its weights.
+
+    Raises ConfigError for an unknown name.
+    """
+    return _entry(name).preprocess
+
+
 def load(name: str, *, random_weights: bool = False, seed: int = 0) -> ZooModel:
     """The network of this name, with published weights unless `random_weights`.
 
@@ -118,9 +126,7 @@ def load(name: str, *, random_weights: bool = False, seed: int = 0) -> ZooModel:
         weights in any package, so theirs are always drawn.
     Raises ConfigError for an unknown name, WeightsError if the weights cannot be had.
     """
-    if name not in _ENTRIES:
-        raise ConfigError(f"the zoo has no model {name!r}; it has: {', '.join(names())}")
-    entry = _ENTRIES[name]
+    entry = _entry(name)
     if entry.trained is not None and not random_weights:
         variables = entry.trained()
     elif isinstance(entry.module, resnet.ResNet):
@@ -129,6 +135,12 @@ def load(name: str, *, random_weights: bool = False, seed: int = 0) -> ZooModel:
         variables = random_variables(entry.module, entry.example, seed)
     answer = labels.best if name != "minilm" else _nearest(entry.module, variables)
     return ZooModel(name, entry.module, variables, entry.example, entry.preprocess, answer)
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _ENTRIES:
+        raise ConfigError(f"the zoo has no model {name!r}; it has: {', '.join(names())}")
+    return _ENTRIES[name]
 
 
 def _nearest(module: nn.Module, variables: Tree) -> Callable[[Any], str]:

@@ -110,8 +110,8 @@ def test_a_wrong_configuration_is_explained_without_a_traceback(missile, file, c
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         f"{file} is wrong:",
-        "  MISSILE_BE_FLOOR (be_floor): got 2; must be less than 1",
         "  MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
+        "  MISSILE_BE_FLOOR (be_floor): got 2; must be less than 1",
     ]
 
 

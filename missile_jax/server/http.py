@@ -35,7 +35,16 @@ from missile_jax.errors import (
 from missile_jax.server.codec import decode_request, encode_response
 from missile_jax.server.control import repository_routes
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.encoding import (
+    ENCODINGS,
+    WORTH_IT_BYTES,
+    TooLongError,
+    accepted,
+    deflate,
+    inflate,
+)
 from missile_jax.server.memory_routes import memory_routes
+from missile_jax.server.openapi import document
 from missile_jax.server.protocol import CONNECTION, Connection
 from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
 
@@ -43,6 +52,7 @@ _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 # Where a scope has what the request is called.
 _ID = "missile.id"
+_MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +76,16 @@ class HttpApp:
         self._max_body_bytes = max_body_bytes
         self._watch = watch
         self._others = _starlette(dataplane, routes)
+
+    def routes(self) -> set[tuple[str, str]]:
+        """(method, path) of every route, as `openapi.yaml` writes paths."""
+        others = {
+            (method, route.path)
+            for route in self._others.routes
+            if isinstance(route, Route)
+            for method in (route.methods or set()) - {"HEAD"}
+        }
+        return others | {("POST", f"{base}/infer") for base in _MODEL_PATHS}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -107,10 +127,12 @@ class HttpApp:
         """The answer, or None where the client left before its request was whole."""
         if scope["method"] != "POST":
             raise HTTPException(405, "use POST to infer", {"Allow": "POST"})
-        length = _header_length(scope["headers"], self._max_body_bytes)
+        length, encoding, accept = _head(scope["headers"], self._max_body_bytes)
         body = await _read(receive, self._max_body_bytes)
         if body is None or connection.is_closing():
             return None
+        if encoding is not None:
+            body = await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)
         request = decode_request(body, length, self._dataplane.regions)
         scope[_ID] = request.id
         pending = self._dataplane.submit(name, request, version)
@@ -122,7 +144,11 @@ class HttpApp:
         if watched is not None:
             watched.phases = pending.phases
         body, length = encode_response(response, request, self._dataplane.regions)
-        headers = [(b"content-length", b"%d" % len(body))]
+        extra = []
+        if accept is not None and len(body) >= WORTH_IT_BYTES:
+            body = await asyncio.to_thread(deflate, body, accept)
+            extra = [(b"content-encoding", accept.encode()), (b"vary", b"accept-encoding")]
+        headers = [(b"content-length", b"%d" % len(body)), *extra]
         if length is None:
             headers.append(_JSON)
         else:
@@ -154,6 +180,8 @@ def failure(error: Exception, subject: str = "the server", request_id: str = "")
         status = 404
     elif isinstance(error, DeadlineExceededError):
         status = 504
+    elif isinstance(error, TooLongError):
+        status = 413
     elif isinstance(error, RequestError):
         status = 400
     elif isinstance(error, QueueFullError):
@@ -203,18 +231,40 @@ def _infer_target(scope: Scope) -> tuple[str, str] | None:
     return None
 
 
-def _header_length(headers: list[tuple[bytes, bytes]], max_body_bytes: int) -> int | None:
-    """Where the JSON part of the body ends. Raises HTTPException for headers that rule it out."""
-    length = None
+def _head(
+    headers: list[tuple[bytes, bytes]], max_body_bytes: int
+) -> tuple[int | None, str | None, str | None]:
+    """Where the JSON part of the body ends, how it is compressed, and how the answer may be.
+
+    Raises HTTPException for headers that rule the body out.
+    """
+    length = encoding = accept = None
     for key, value in headers:
         if key == b"inference-header-content-length":
             length = _whole(key, value)
         elif key == b"content-length":
             if _whole(key, value) > max_body_bytes:
                 raise _too_large(max_body_bytes)
-        elif key == b"content-encoding" and value != b"identity":
-            raise HTTPException(415, "compressed bodies are not supported; send it uncompressed")
-    return length
+        elif key == b"content-encoding":
+            encoding = _encoding(value)
+        elif key == b"accept-encoding":
+            accept = accepted(value.decode("latin-1"))
+    return length, encoding, accept
+
+
+def _encoding(value: bytes) -> str | None:
+    """How a body is compressed, None for not at all."""
+    name = value.decode("latin-1").strip().lower()
+    if name == "identity":
+        return None
+    if name not in ENCODINGS:
+        allowed = ", ".join(ENCODINGS)
+        raise HTTPException(
+            415,
+            f"Content-Encoding {name:.40} is not known; allowed: {allowed}",
+            {"Accept-Encoding": allowed},
+        )
+    return name
 
 
 def _whole(key: bytes, value: bytes) -> int:
@@ -252,6 +302,9 @@ def _too_large(max_body_bytes: int) -> HTTPException:
 def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
     """Every route but inference, `more` among them."""
 
+    def openapi(_: str, __: str) -> Any:
+        return document()
+
     def live(_: str, __: str) -> Any:
         return {"live": True}
 
@@ -272,12 +325,11 @@ def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
     def get(path: str, answer: Callable[[str, str], Any]) -> Route:
         return Route(path, _endpoint(answer), methods=["GET"])
 
-    model = "/v2/models/{name}"
-    version = model + "/versions/{version}"
     app = Starlette(
         routes=[
             *more,
             get("/v2", server_metadata),
+            get("/v2/openapi.json", openapi),
             get("/v2/health/live", live),
             get("/v2/health/ready", ready),
             get("/v2/models/stats", all_statistics),
@@ -285,7 +337,7 @@ def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
             *memory_routes(dataplane.regions),
             *(
                 get(base + suffix, answer)
-                for base in (model, version)
+                for base in _MODEL_PATHS
                 for suffix, answer in (
                     ("", dataplane.model_metadata),
                     ("/ready", model_ready),

@@ -63,6 +63,12 @@ def infer(client):
     nans = client.infer("mlp", x(binary=False, array=np.full((1, 4), np.nan, np.float32)))
     assert np.isnan(nans.as_numpy("output")).all()
     assert client.infer("mlp", x(), priority=1, timeout=10_000_000).as_numpy("output") is not None
+    for how in ("gzip", "deflate"):
+        packed = client.infer(
+            "mlp", x(), request_compression_algorithm=how, response_compression_algorithm=how,
+            request_id="a" * 2000,
+        )  # fmt: skip
+        np.testing.assert_array_equal(packed.as_numpy("output"), [[6, 6, 6]])
     waiting = [client.async_infer("mlp", x(), request_id=str(i)) for i in range(8)]
     assert [w.get_result().get_response()["id"] for w in waiting] == [str(i) for i in range(8)]
 
