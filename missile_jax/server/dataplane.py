@@ -159,8 +159,13 @@ class Dataplane:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._repository.loader, call, name)
 
-    def submit(self, name: str, request: InferRequest, version: str = "") -> Pending:
+    def submit(
+        self, name: str, request: InferRequest, version: str = "", *, alone: bool = True
+    ) -> Pending:
         """Queue `request`.
+
+        alone: no other client can be about to send one; if not, this is called on an event loop,
+            and the short requests that the loop finds in one turn share batches.
 
         Raises at once what `Runtime.submit_tensors` raises for bad input, and CodecError for an
         output that the model does not have.
@@ -172,15 +177,21 @@ class Dataplane:
         deadline_ms = None if request.timeout_us is None else request.timeout_us / 1000
         try:
             future = self.runtime.submit_tensors(
-                name, request.inputs, deadline_ms=deadline_ms, priority=request.priority
+                name,
+                request.inputs,
+                deadline_ms=deadline_ms,
+                priority=request.priority,
+                soon=None if alone else asyncio.get_running_loop().call_soon,
             )
         except ModelNotFoundError as error:
             raise self._repository.absent(name, error) from None
         return Pending(name, request, future)
 
-    async def infer(self, name: str, request: InferRequest, version: str = "") -> InferResponse:
+    async def infer(
+        self, name: str, request: InferRequest, version: str = "", *, alone: bool = True
+    ) -> InferResponse:
         """`submit` and wait."""
-        return await self.submit(name, request, version).response()
+        return await self.submit(name, request, version, alone=alone).response()
 
     def _describe(self, name: str, version: str) -> ModelInfo:
         try:
@@ -239,6 +250,9 @@ class Pending:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], _: Future[Any]) -> None:
+    if asyncio._get_running_loop() is loop:  # it ran on this very thread
+        _finish(waiter)
+        return
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(_finish, waiter)
 

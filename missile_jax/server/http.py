@@ -135,7 +135,7 @@ class HttpApp:
             body = await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)
         request = decode_request(body, length, self._dataplane.regions)
         scope[_ID] = request.id
-        pending = self._dataplane.submit(name, request, version)
+        pending = self._dataplane.submit(name, request, version, alone=connection.alone)
         connection.on_lost.add(pending.cancel)
         try:
             response = await pending.response()

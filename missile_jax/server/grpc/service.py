@@ -247,7 +247,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise RuntimeClosedError("the server is stopping")
         regions = self._dataplane.regions
         request = _until(context.time_remaining(), decode_request(message, regions))
-        response = await self._dataplane.infer(message.model_name, request, message.model_version)
+        response = await self._dataplane.infer(
+            message.model_name, request, message.model_version, alone=False
+        )
         return encode_response(response, request, regions)
 
 
