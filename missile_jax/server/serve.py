@@ -63,6 +63,8 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Nothing asks who the client behind a proxy is, and anybody may say so.
+                proxy_headers=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=max(1, round(options.drain_s)),
             )
