@@ -165,10 +165,8 @@ def _serving(data: Json) -> str:
     for what, model in dict.fromkeys((what, model) for what, model, _ in at):
         row = [f"{what}, {model}", f"{at[what, model, 1]['p50_ms']:.2f} ms"]
         rows.append(row + [f"{at[what, model, n]['rps']:.0f}" for n in (1, 8, 64)])
-    for row in data["rows"]:
-        if "missing" in row:
-            rows.append([f"{row['what']} (missing)", "-", "-", "-", "-"])
-    return _table(head, rows)
+    missing = [row["what"] for row in data["rows"] if "missing" in row]
+    return _table(head, rows + [[f"{what} (missing)", *["-"] * 4] for what in missing])
 
 
 def _serving_ls(data: Json) -> str:
