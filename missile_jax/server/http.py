@@ -53,6 +53,7 @@ from missile_jax.server.encoding import (
 from missile_jax.server.memory_routes import memory_routes
 from missile_jax.server.openapi import document
 from missile_jax.server.protocol import CONNECTION, Connection
+from missile_jax.server.turns import Turns
 from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
 
@@ -85,6 +86,7 @@ class HttpApp:
         self._max_body_bytes = max_body_bytes
         self._watch = watch
         self._others = _starlette(dataplane, routes)
+        self._turns = Turns()
         self.workers = Workers("missile-http")
 
     def routes(self) -> set[tuple[str, str]]:
@@ -141,7 +143,7 @@ class HttpApp:
         if scope["method"] != "POST":
             raise HTTPException(405, "use POST to infer", {"Allow": "POST"})
         length, encoding, accept = _head(scope["headers"], self._max_body_bytes)
-        parts = await _read(receive, self._max_body_bytes)
+        parts = await self._read(name, receive)
         if parts is None or connection.is_closing():
             return None
         if encoding is not None:
@@ -158,6 +160,27 @@ class HttpApp:
         if watched is not None:
             watched.phases = pending.phases
         return await self._answer(response, pending, accept)
+
+    async def _read(self, name: str, receive: Receive) -> list[bytes] | None:
+        """The body in parts, one unless it is large; None where the client left before its end.
+
+        Raises HTTPException for one over the limit.
+        """
+        message = await receive()
+        parts, total = [message.get("body", b"")], 0
+        if message.get("more_body") and not self._dataplane.is_latency(name):
+            receive = functools.partial(self._turns.receive, receive)
+        while True:
+            if message["type"] == "http.disconnect":
+                return None
+            total += len(parts[-1])
+            if total > self._max_body_bytes:
+                raise _too_large(self._max_body_bytes)
+            if not message.get("more_body"):
+                break
+            message = await receive()
+            parts.append(message.get("body", b""))
+        return parts if len(parts) == 1 or total >= LARGE_BYTES else [b"".join(parts)]
 
     async def _submit(
         self, name: str, version: str, parts: list[bytes], length: int | None, scope: Scope
@@ -316,28 +339,6 @@ def _whole(key: bytes, value: bytes) -> int:
     if value.isdigit() and len(value) <= 18:
         return int(value)
     raise HTTPException(400, f"header {key.decode()} must be a whole number")
-
-
-async def _read(receive: Receive, max_body_bytes: int) -> list[bytes] | None:
-    """The body in parts, one unless it is large; None where the client left before its end."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        return None
-    body = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > max_body_bytes:
-            raise _too_large(max_body_bytes)
-        return [body]
-    parts, total = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        total += len(parts[-1])
-        if total > max_body_bytes:
-            raise _too_large(max_body_bytes)
-    return parts if total >= LARGE_BYTES else [b"".join(parts)]
 
 
 def _deflate(parts: Sequence[bytes | memoryview], encoding: str) -> bytes:

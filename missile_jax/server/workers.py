@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-# The copy of so much takes about as long as to hand it to a thread and back.
-LARGE_BYTES = 512 * 2**10
+# To copy so much takes as long as to hand it to a thread and back.
+LARGE_BYTES = 2**20
 
 T = TypeVar("T")
 
