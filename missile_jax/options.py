@@ -74,7 +74,8 @@ class SharedMemoryOptions(Options):
     """Tensors in shared memory instead of in messages.
 
     system: whether clients may name POSIX shared memory, by gRPC and HTTP alike. Any client then
-        has the server read and write any shared memory object of the server's user.
+        has the server read and write any shared memory object of the server's user; only admins,
+        where there are tokens.
     max_regions: how many may be registered at a time.
     max_request_bytes: how much the inputs of one request may have in shared memory.
     """

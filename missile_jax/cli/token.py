@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 import yaml
+from pydantic import ValidationError
 
+from missile_jax.errors import ConfigError
 from missile_jax.options import TokenOptions
 from missile_jax.server.auth import ALL_MODELS, new_token, sha256
 
@@ -42,7 +44,10 @@ def new(
         given |= {"calls": ["infer", "metadata", "admin"], "models": [ALL_MODELS]}
     if model:
         given["models"] = model
-    TokenOptions.model_validate(given)
+    try:
+        TokenOptions.model_validate(given)
+    except ValidationError:
+        raise ConfigError(f"tenant={tenant!r} and models={model!r} must not be empty") from None
     line = yaml.safe_dump(given, default_flow_style=True, sort_keys=False, width=1000).strip()
     typer.echo(f"token: {token}")
     typer.echo(f"for auth.tokens: - {line}")
