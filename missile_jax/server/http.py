@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from missile_jax.errors import (
     DeadlineExceededError,
     DeviceMemoryError,
+    HostMemoryError,
     MissileError,
     ModelNotFoundError,
     ModelUnavailableError,
@@ -190,6 +191,8 @@ def failure(error: Exception, subject: str = "the server", request_id: str = "")
         status = 503
     elif isinstance(error, DeviceMemoryError):
         status, text = 503, "the device is out of memory"
+    elif isinstance(error, HostMemoryError):
+        status, text = 503, "host memory is full"
     elif isinstance(error, CancelledError):
         status, text = 503, "the request was cancelled"
     else:
@@ -353,7 +356,12 @@ def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
+    app.router.default = _no_route
     return app
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404, f"no route {scope['path']!r:.80}; /v2/openapi.json lists them")
 
 
 def _endpoint(answer: Callable[[str, str], Any]) -> Callable[[Request], Awaitable[Response]]:
