@@ -15,7 +15,12 @@ from missile_jax import Model, serve
 def main(port: int, name: str = "mlp", grpc_port: int | None = None) -> None:
     chosen = served(name)
     model = Model(
-        name, chosen.function, chosen.parameters, example=chosen.example(), priority="latency"
+        name,
+        chosen.function,
+        chosen.parameters,
+        example=chosen.example(),
+        priority="latency",
+        buckets=[1, 2, 4, 8],
     )
     doors: dict[str, Any] = {"http_port": port}
     if grpc_port is not None:

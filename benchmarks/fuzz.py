@@ -2,7 +2,7 @@
 
 Each target runs in a process of its own under atheris, which keeps the inputs that reach new code
 and mutates them further. It begins with valid inputs, and half of its mutations change one value of
-the JSON, so that they come past the parser. Only CodecError may come out; an input that takes long
+the JSON, so that they come past the parser. Only RequestError may come out; one that takes long
 or much memory ends the run too. To add a decoder, add a line to `TARGETS`.
 """
 
@@ -23,12 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks.report import Report
+from missile_jax.errors import RequestError
 from missile_jax.server import codec, encoding, tensors
 from missile_jax.server.codec import InferRequest, decode_request, decode_response, encode_request
 from missile_jax.server.encoding import ENCODINGS, inflate
-from missile_jax.server.tensors import DTYPES, CodecError, check_shape, from_bytes, from_json
+from missile_jax.server.grpc import messages
+from missile_jax.server.tensors import DTYPES, check_shape, from_bytes, from_json
 
 MAX_BYTES = 2**16
 # libFuzzer's limits for one input, and for the process from beginning to end.
@@ -53,6 +57,18 @@ def decode_response_target(data: bytes) -> None:
     """As of requests."""
     length, body = _LENGTH.unpack_from(data.ljust(4))[0], data[4:]
     decode_response(body, length if length <= len(body) else None)
+
+
+def grpc_request_target(data: bytes) -> None:
+    """A ModelInferRequest; what is none is protobuf's to refuse."""
+    with suppress(DecodeError):
+        messages.decode_request(pb.ModelInferRequest.FromString(data))
+
+
+def grpc_response_target(data: bytes) -> None:
+    """A ModelInferResponse."""
+    with suppress(DecodeError):
+        messages.decode_response(pb.ModelInferResponse.FromString(data))
 
 
 def from_json_target(data: bytes) -> None:
@@ -99,6 +115,26 @@ def _responses() -> Iterator[bytes]:
         yield _LENGTH.pack(length + (length < 0xFFFFFFFF)) + rest
 
 
+def _grpc_requests() -> Iterator[bytes]:
+    arrays = {
+        "input": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "text": np.array([[b"a", b"bc"]], object),
+    }
+    request = InferRequest(arrays, "id", {"output": True}, timeout_us=1000, priority=2)
+    yield messages.encode_request(request, "m").SerializeToString()
+    typed = pb.ModelInferRequest(model_name="m")
+    tensor = typed.inputs.add(name="input", datatype="INT32", shape=[1, 2])
+    tensor.contents.int_contents.extend([1, 2])
+    yield typed.SerializeToString()
+
+
+def _grpc_responses() -> Iterator[bytes]:
+    response = pb.ModelInferResponse(model_name="m", model_version="1", id="id")
+    response.outputs.add(name="output", datatype="FP32", shape=[1, 1])
+    response.raw_output_contents.append(bytes(4))
+    yield response.SerializeToString()
+
+
 def _json_tensors() -> Iterator[bytes]:
     for datatype in DTYPES:
         value = "a" if datatype == "BYTES" else datatype == "BOOL" or 1
@@ -121,6 +157,8 @@ def _compressed() -> Iterator[bytes]:
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
     "request": (decode_request_target, _requests),
     "response": (decode_response_target, _responses),
+    "grpc-request": (grpc_request_target, _grpc_requests),
+    "grpc-response": (grpc_response_target, _grpc_responses),
     "json-tensor": (from_json_target, _json_tensors),
     "byte-tensor": (from_bytes_target, _byte_tensors),
     "compressed": (inflate_target, _compressed),
@@ -215,13 +253,13 @@ def main() -> None:
     import atheris
 
     target = TARGETS[sys.argv.pop(1)][0]
-    for module in (codec, encoding, tensors):
+    for module in (codec, encoding, messages, tensors):
         for function in vars(module).values():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 atheris.instrument_func(function)  # type: ignore[attr-defined]
 
     def run_one(data: bytes) -> None:
-        with suppress(CodecError):
+        with suppress(RequestError):
             target(data)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:

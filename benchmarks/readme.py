@@ -158,6 +158,26 @@ def _figures(data: Json) -> str:
     return _table(["figure", ""], rows)
 
 
+def _serving(data: Json) -> str:
+    head = ["server, model", "p50, 1 client", "requests/s, 1", "requests/s, 8", "requests/s, 64"]
+    at = {(r["what"], r["model"], r["connections"]): r for r in data["rows"] if "model" in r}
+    rows = []
+    for what, model in dict.fromkeys((what, model) for what, model, _ in at):
+        row = [f"{what}, {model}", f"{at[what, model, 1]['p50_ms']:.2f} ms"]
+        rows.append(row + [f"{at[what, model, n]['rps']:.0f}" for n in (1, 8, 64)])
+    missing = [row["what"] for row in data["rows"] if "missing" in row]
+    return _table(head, rows + [[f"{what} (missing)", *["-"] * 4] for what in missing])
+
+
+def _serving_ls(data: Json) -> str:
+    rows = [
+        [row["what"], f"{row['p50_ms']:.2f} ms", f"{row['p99_ms']:.2f} ms", str(row["n"])]
+        for row in data["rows"]
+        if " beside " in row["what"]
+    ]
+    return _table(["LS requests", "p50", "p99", "requests"], rows)
+
+
 _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
@@ -171,4 +191,8 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "soak": _figures,
     "swap_soak": _figures,
     "store_soak": _figures,
+    "reload_soak": _figures,
+    "fuzz": _figures,
+    "serving": _serving,
+    "serving-ls": _serving_ls,
 }

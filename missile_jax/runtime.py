@@ -282,10 +282,20 @@ class Runtime:
         *,
         deadline_ms: float | None = None,
         priority: int | str | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> Future[dict[str, np.ndarray]]:
-        """`submit` for front ends: inputs and outputs by the names that `describe` lists."""
+        """`submit` for front ends: inputs and outputs by the names that `describe` lists.
+
+        soon: has this thread call a function a little later, as an event loop's `call_soon` does.
+            Short requests that the thread submits until then share a batch.
+        """
         return self._send(
-            name, lambda p, copy: p.accept_named(tensors, copy), deadline_ms, priority, named=True
+            name,
+            lambda p, copy: p.accept_named(tensors, copy),
+            deadline_ms,
+            priority,
+            named=True,
+            soon=soon,
         ).future
 
     def infer(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> PyTree:
@@ -328,10 +338,11 @@ class Runtime:
         *,
         named: bool = False,
         waits: bool = False,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> Request:
         """Submits what `accept` makes of a request, `named` for a result by name.
 
-        waits: the thread has nothing to do but wait for it.
+        waits: the thread has nothing to do but wait for it. soon: see `submit_tensors`.
         """
         while True:
             program = self._program(name)
@@ -340,13 +351,27 @@ class Runtime:
             inputs = accept(program, self._copy_in(program))
             request = self._request(program, inputs, deadline_ms, level, finish)
             try:
-                if waits or _is_short(program, request):
+                if waits:
                     self._mux.run(request)
+                elif _is_short(program, request):
+                    self._run_here(program, request, soon)
                 else:
                     self._mux.submit(request)
             except ReplacedError:
                 continue
             return request
+
+    def _run_here(
+        self,
+        program: Program,
+        request: Request,
+        soon: Callable[[Callable[[], None]], object] | None,
+    ) -> None:
+        if soon is None or request.rows >= program.max_rows:
+            self._mux.run(request)
+        else:
+            self._mux.queue(request)
+            soon(lambda: self._mux.attend(request))
 
     def _request(
         self,

@@ -31,7 +31,7 @@ class Device(Protocol):
         """Runs or awaits the next piece. False if there is none."""
         ...
 
-    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
+    def attend(self, request: Request, submit: Callable[[Request], object]) -> None:
         """Calls `submit` for a thread that then has nothing to do but wait for `request`.
 
         Pieces of the request's job that are launched from this thread may run on it, which spares
@@ -66,7 +66,7 @@ class InlineDevice:
         _run_here(piece, finished)
         return True
 
-    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
+    def attend(self, request: Request, submit: Callable[[Request], object]) -> None:
         submit(request)
 
     def answers(self, job: Job) -> list[Any]:
@@ -115,7 +115,7 @@ class LaneDevice:
     def pump(self) -> bool:
         return False
 
-    def attend(self, request: Request, submit: Callable[[Request], None]) -> None:
+    def attend(self, request: Request, submit: Callable[[Request], object]) -> None:
         # A callback may wait for a request in its turn, on a thread that has work of its own.
         own = self._own
         self._release()

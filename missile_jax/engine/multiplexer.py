@@ -111,6 +111,14 @@ class Multiplexer:
         """
         outcomes: list[Outcome] = []
         with self.lock:
+            self.queue(request)
+            if self.device.autonomous:
+                self._launch(outcomes)
+        _resolve(outcomes)
+
+    def queue(self, request: Request) -> None:
+        """`submit` that launches nothing: the caller is to `attend` to the request soon."""
+        with self.lock:
             self.check_open()
             served = self.table[request.model]
             if request.program is not served.program:
@@ -119,9 +127,11 @@ class Multiplexer:
             self.table.arrived(served, request)
             if request.deadline_ns != NEVER_NS:
                 self._watch(request)
-            if self.device.autonomous:
-                self._launch(outcomes)
-        _resolve(outcomes)
+
+    def attend(self, request: Request) -> None:
+        """Launches what is next, and runs it on this thread if it is the job of `request`."""
+        if not request.future.done():
+            self.device.attend(request, lambda _: self.step())
 
     def _admit(self, served: Served, request: Request) -> None:
         tenant = self.table.tenant_queue(served.program.info.tenant)

@@ -67,6 +67,11 @@ class InferResponse:
     model_version: str = "1"
     id: str = ""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the outputs; of BYTES, those of its pointers."""
+        return sum([array.nbytes for array in self.outputs.values()])
+
 
 def decode_request(
     body: bytes, header_length: int | None = None, regions: Regions = OFF
@@ -113,7 +118,8 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
             {"name": name, "parameters": {"binary_data": flag} | _placed(request, name)}
             for name, flag in request.outputs.items()
         ]
-    return _join(document, "inputs", request.inputs, lambda _: binary, {}, OFF)
+    text, tensors, length = _parts(document, "inputs", request.inputs, lambda _: binary, {}, OFF)
+    return b"".join((text, *tensors)), length
 
 
 def decode_response(
@@ -139,13 +145,24 @@ def encode_response(
     written there. Raises CodecError for an output that the protocol cannot carry in that form;
     RegionError.
     """
+    text, tensors, length = encode_parts(response, request, regions)
+    return b"".join((text, *tensors)) if tensors else text, length
+
+
+def encode_parts(
+    response: InferResponse, request: InferRequest, regions: Regions = OFF
+) -> tuple[bytes, list[memoryview], int | None]:
+    """`encode_response` in parts: the JSON, what follows it, and the length of the JSON.
+
+    What follows are views of the outputs as flat bytes, so that large ones are not copied.
+    """
     document: dict[str, Any] = {
         "model_name": response.model_name,
         "model_version": response.model_version,
     }
     if response.id:
         document["id"] = response.id
-    return _join(
+    return _parts(
         document, "outputs", response.outputs, request.wants_binary, request.slices, regions
     )
 
@@ -244,16 +261,16 @@ def _placed(request: InferRequest, name: str) -> dict[str, str | int]:
     return request.slices[name].parameters() if name in request.slices else {}
 
 
-def _join(
+def _parts(
     document: dict[str, Any],
     key: str,
     tensors: Mapping[str, np.ndarray],
     binary: Any,
     slices: Mapping[str, Slice],
     regions: Regions,
-) -> tuple[bytes, int | None]:
+) -> tuple[bytes, list[memoryview], int | None]:
     entries = []
-    parts: list[bytes | memoryview] = [b""]
+    parts: list[memoryview] = []
     for name, array in tensors.items():
         entry: dict[str, Any] = {
             "name": name,
@@ -263,18 +280,15 @@ def _join(
         if name in slices:
             entry["parameters"] = regions.write(slices[name], to_bytes(array)).parameters()
         elif binary(name):
-            raw = to_bytes(array)
-            entry["parameters"] = {"binary_data_size": memoryview(raw).nbytes}
+            raw = memoryview(to_bytes(array))
+            entry["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
         else:
             entry["data"] = to_json(f"{key[:-1]} {name!r}", array)
         entries.append(entry)
     document[key] = entries
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if len(parts) == 1:
-        return text, None
-    parts[0] = text
-    return b"".join(parts), len(text)
+    return text, parts, len(text) if parts else None
 
 
 def _name(kind: str, entry: Any, taken: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from missile_jax.server.codec import InferRequest, InferResponse
 from missile_jax.server.repository import READY, Repository, reason
 from missile_jax.server.shared_memory import Regions
 from missile_jax.server.tensors import CodecError, datatype_of
-from missile_jax.spec import ModelInfo, TensorSpec
+from missile_jax.spec import ModelInfo, Priority, TensorSpec
 
 VERSION = "1"
 PLATFORM = "missile_jax"
@@ -159,8 +159,24 @@ class Dataplane:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._repository.loader, call, name)
 
-    def submit(self, name: str, request: InferRequest, version: str = "") -> Pending:
+    def names_memory(self, body: bytes) -> bool:
+        """Whether a request may have tensors in shared memory, which may be large."""
+        return self.regions.on and b"shared_memory_region" in body
+
+    def is_latency(self, name: str) -> bool:
+        """Whether a model is latency-sensitive; False for one that is not there."""
+        try:
+            return self.runtime.describe(name).priority is Priority.LATENCY
+        except (ModelNotFoundError, RuntimeClosedError):
+            return False
+
+    def submit(
+        self, name: str, request: InferRequest, version: str = "", *, alone: bool = True
+    ) -> Pending:
         """Queue `request`.
+
+        alone: no other client can be about to send one; if not, this is called on an event loop,
+            and the short requests that the loop finds in one turn share batches.
 
         Raises at once what `Runtime.submit_tensors` raises for bad input, and CodecError for an
         output that the model does not have.
@@ -172,15 +188,21 @@ class Dataplane:
         deadline_ms = None if request.timeout_us is None else request.timeout_us / 1000
         try:
             future = self.runtime.submit_tensors(
-                name, request.inputs, deadline_ms=deadline_ms, priority=request.priority
+                name,
+                request.inputs,
+                deadline_ms=deadline_ms,
+                priority=request.priority,
+                soon=None if alone else asyncio.get_running_loop().call_soon,
             )
         except ModelNotFoundError as error:
             raise self._repository.absent(name, error) from None
         return Pending(name, request, future)
 
-    async def infer(self, name: str, request: InferRequest, version: str = "") -> InferResponse:
+    async def infer(
+        self, name: str, request: InferRequest, version: str = "", *, alone: bool = True
+    ) -> InferResponse:
         """`submit` and wait."""
-        return await self.submit(name, request, version).response()
+        return await self.submit(name, request, version, alone=alone).response()
 
     def _describe(self, name: str, version: str) -> ModelInfo:
         try:
@@ -195,15 +217,15 @@ class Dataplane:
 
 
 class Pending:
-    """A request that was queued."""
+    """A `request` that was queued."""
 
-    __slots__ = ("_future", "_name", "_request")
+    __slots__ = ("_future", "_name", "request")
 
     def __init__(
         self, name: str, request: InferRequest, future: Future[dict[str, np.ndarray]]
     ) -> None:
         self._name = name
-        self._request = request
+        self.request = request
         self._future = future
 
     @property
@@ -232,13 +254,16 @@ class Pending:
                 future.cancel()
                 raise
         outputs: Mapping[str, np.ndarray] = future.result()
-        wanted = self._request.outputs
+        wanted = self.request.outputs
         if wanted is not None:
             outputs = {name: outputs[name] for name in wanted}
-        return InferResponse(self._name, outputs, VERSION, self._request.id)
+        return InferResponse(self._name, outputs, VERSION, self.request.id)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], _: Future[Any]) -> None:
+    if asyncio._get_running_loop() is loop:  # it ran on this very thread
+        _finish(waiter)
+        return
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(_finish, waiter)
 

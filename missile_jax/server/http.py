@@ -8,6 +8,7 @@ the body ``{"error": message}``.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,9 +34,14 @@ from missile_jax.errors import (
     RequestError,
     RuntimeClosedError,
 )
-from missile_jax.server.codec import decode_request, encode_response
+from missile_jax.server.codec import (
+    InferResponse,
+    decode_request,
+    encode_parts,
+    encode_response,
+)
 from missile_jax.server.control import repository_routes
-from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.encoding import (
     ENCODINGS,
     WORTH_IT_BYTES,
@@ -47,7 +53,9 @@ from missile_jax.server.encoding import (
 from missile_jax.server.memory_routes import memory_routes
 from missile_jax.server.openapi import document
 from missile_jax.server.protocol import CONNECTION, Connection
+from missile_jax.server.turns import Turns
 from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
+from missile_jax.server.workers import LARGE_BYTES, Workers
 
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
@@ -63,6 +71,7 @@ class HttpApp:
     max_body_bytes: a longer body is answered with 413.
     watch: follows each inference; None for no one.
     routes: beside the protocol's.
+    workers: for what is large; to be closed with the server.
     """
 
     def __init__(
@@ -77,6 +86,8 @@ class HttpApp:
         self._max_body_bytes = max_body_bytes
         self._watch = watch
         self._others = _starlette(dataplane, routes)
+        self._turns = Turns()
+        self.workers = Workers("missile-http")
 
     def routes(self) -> set[tuple[str, str]]:
         """(method, path) of every route, as `openapi.yaml` writes paths."""
@@ -108,10 +119,13 @@ class HttpApp:
         if watched is not None:
             _end(watched, scope, answer)
         if answer is not None:
-            status, body, headers = answer
+            status, body, headers, rest = answer
             connection.hold()
             try:
                 await send({"type": "http.response.start", "status": status, "headers": headers})
+                for part in rest:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    body = part
                 await send({"type": "http.response.body", "body": body})
             finally:
                 connection.release()
@@ -129,40 +143,99 @@ class HttpApp:
         if scope["method"] != "POST":
             raise HTTPException(405, "use POST to infer", {"Allow": "POST"})
         length, encoding, accept = _head(scope["headers"], self._max_body_bytes)
-        body = await _read(receive, self._max_body_bytes)
-        if body is None or connection.is_closing():
+        parts = await self._read(name, receive)
+        if parts is None or connection.is_closing():
             return None
         if encoding is not None:
-            body = await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)
-        request = decode_request(body, length, self._dataplane.regions)
-        scope[_ID] = request.id
-        pending = self._dataplane.submit(name, request, version)
+            body = b"".join(parts)
+            parts = [await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)]
+        pending = await self._submit(name, version, parts, length, scope, connection.alone)
         connection.on_lost.add(pending.cancel)
+        if connection.is_closing():  # while a thread was at it
+            pending.cancel()
         try:
             response = await pending.response()
         finally:
             connection.on_lost.discard(pending.cancel)
         if watched is not None:
             watched.phases = pending.phases
-        body, length = encode_response(response, request, self._dataplane.regions)
+        return await self._answer(response, pending, accept)
+
+    async def _read(self, name: str, receive: Receive) -> list[bytes] | None:
+        """The body in parts, one unless it is large; None where the client left before its end.
+
+        Raises HTTPException for one over the limit.
+        """
+        message = await receive()
+        parts, total = [message.get("body", b"")], 0
+        if message.get("more_body") and not self._dataplane.is_latency(name):
+            receive = functools.partial(self._turns.receive, receive)
+        while True:
+            if message["type"] == "http.disconnect":
+                return None
+            total += len(parts[-1])
+            if total > self._max_body_bytes:
+                raise _too_large(self._max_body_bytes)
+            if not message.get("more_body"):
+                break
+            message = await receive()
+            parts.append(message.get("body", b""))
+        return parts if len(parts) == 1 or total >= LARGE_BYTES else [b"".join(parts)]
+
+    async def _submit(
+        self,
+        name: str,
+        version: str,
+        parts: list[bytes],
+        length: int | None,
+        scope: Scope,
+        alone: bool,
+    ) -> Pending:
+        """Queue the request whose body is `parts`."""
+        dataplane = self._dataplane
+
+        def submit(alone: bool = True) -> Pending:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            request = decode_request(body, length, dataplane.regions)
+            scope[_ID] = request.id
+            return dataplane.submit(name, request, version, alone=alone)
+
+        if len(parts) == 1 and len(parts[0]) < LARGE_BYTES and not dataplane.names_memory(parts[0]):
+            return submit(alone)
+        return await self.workers.run(dataplane.is_latency(name), submit, Pending.cancel)
+
+    async def _answer(
+        self, response: InferResponse, pending: Pending, accept: str | None
+    ) -> Answer:
+        request, regions = pending.request, self._dataplane.regions
+        rest: Sequence[memoryview] = ()
+        if response.nbytes < LARGE_BYTES and not request.slices:
+            body, length = encode_response(response, request, regions)
+        else:
+            encode = functools.partial(encode_parts, response, request, regions)
+            latency = self._dataplane.is_latency(response.model_name)
+            body, rest, length = await self.workers.run(latency, encode)
+        size = len(body) + sum([len(part) for part in rest])
         extra = []
-        if accept is not None and len(body) >= WORTH_IT_BYTES:
-            body = await asyncio.to_thread(deflate, body, accept)
+        if accept is not None and size >= WORTH_IT_BYTES:
+            body = await asyncio.to_thread(_deflate, (body, *rest), accept)
+            size, rest = len(body), ()
             extra = [(b"content-encoding", accept.encode()), (b"vary", b"accept-encoding")]
-        headers = [(b"content-length", b"%d" % len(body)), *extra]
+        headers = [(b"content-length", b"%d" % size), *extra]
         if length is None:
             headers.append(_JSON)
         else:
             headers += (_BINARY, (b"inference-header-content-length", b"%d" % length))
-        return Answer(200, body, headers)
+        return Answer(200, body, headers, rest)
 
 
 class Answer(NamedTuple):
-    """One HTTP response."""
+    """One HTTP response, whose body is `body` and then `rest`."""
 
     status: int
     body: bytes
     headers: list[tuple[bytes, bytes]]
+    rest: Sequence[memoryview] = ()
 
 
 def failure(error: Exception, subject: str = "the server", request_id: str = "") -> Answer:
@@ -276,26 +349,8 @@ def _whole(key: bytes, value: bytes) -> int:
     raise HTTPException(400, f"header {key.decode()} must be a whole number")
 
 
-async def _read(receive: Receive, max_body_bytes: int) -> bytes | None:
-    """The body, or None where the client left before its end."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        return None
-    body = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > max_body_bytes:
-            raise _too_large(max_body_bytes)
-        return body
-    parts, total = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        total += len(parts[-1])
-        if total > max_body_bytes:
-            raise _too_large(max_body_bytes)
-    return b"".join(parts)
+def _deflate(parts: Sequence[bytes | memoryview], encoding: str) -> bytes:
+    return deflate(b"".join(parts), encoding)
 
 
 def _too_large(max_body_bytes: int) -> HTTPException:
@@ -375,7 +430,7 @@ def _endpoint(answer: Callable[[str, str], Any]) -> Callable[[Request], Awaitabl
 
 async def _on_error(request: Request, error: Exception) -> Response:
     subject = f"{request.method} {request.url.path}"
-    status, body, headers = failure(error, subject, request_id(request.headers))
+    status, body, headers, _ = failure(error, subject, request_id(request.headers))
     response = Response(body, status)
     response.raw_headers = headers
     return response

@@ -7,7 +7,7 @@ in JSON, and a `Connection` that the application finds in its scope.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import httptools
@@ -26,11 +26,17 @@ class Connection:
     in one system call, which a short answer notices.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, others: Collection[object]) -> None:
         self._transport = transport
+        self._others = others
         self._held: list[bytes] | None = None
         self.on_lost: set[Callable[[], None]] = set()
         self.is_closing = transport.is_closing
+
+    @property
+    def alone(self) -> bool:
+        """Whether the server has no other connection."""
+        return len(self._others) <= 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -66,7 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._connection = Connection(transport)
+        self._connection = Connection(transport, self.connections)
         self._extensions: Any = {CONNECTION: self._connection}
         super().connection_made(self._connection)  # type: ignore[arg-type]
 

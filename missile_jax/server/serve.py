@@ -47,14 +47,12 @@ class HttpServer:
         self._socket = _bind(options.host, options.port)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
+        self._app = HttpApp(
+            dataplane, max_body_bytes=options.max_body_bytes, watch=self._watch, routes=routes
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
-                HttpApp(
-                    dataplane,
-                    max_body_bytes=options.max_body_bytes,
-                    watch=self._watch,
-                    routes=routes,
-                ),
+                self._app,
                 http=limited_protocol(options.max_header_bytes),
                 ws="none",
                 lifespan="off",
@@ -63,6 +61,8 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Nothing asks who the client behind a proxy is, and anybody may say so.
+                proxy_headers=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=max(1, round(options.drain_s)),
             )
@@ -87,6 +87,7 @@ class HttpServer:
         self._server.should_exit = True
         if self._thread.ident is not None:
             self._thread.join()
+        self._app.workers.close()
         self._socket.close()
         if self._watch is not None:
             self._watch.close()

@@ -99,9 +99,9 @@ class Region:
         return data
 
     def write(self, part: Slice, data: bytes | memoryview) -> None:
-        """Put `data` at the start of `part`. Raises RegionError."""
+        """Put `data`, flat bytes, at the start of `part`. Raises RegionError."""
         start = self.position(part)
-        view, at = memoryview(data).cast("B"), 0
+        view, at = memoryview(data), 0
         while at < len(view):
             at += os.pwrite(self.descriptor, view[at:], start + at)
 

@@ -102,11 +102,10 @@ def from_elements(where: str, items: Sequence[bytes], shape: tuple[int, ...]) ->
 
 
 def to_bytes(array: np.ndarray) -> bytes | memoryview:
-    """The raw bytes of `array`, without a copy where its memory is already in wire order."""
+    """The raw bytes of `array`, flat; without a copy where its memory is in wire order already."""
     if array.dtype.hasobject:
         return b"".join(part for item in array.flat for part in (_LENGTH.pack(len(item)), item))
-    array = np.ascontiguousarray(array)
-    return array.view(np.uint16).data if array.dtype == _BF16 else array.data
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def from_json(where: str, datatype: str, shape: tuple[int, ...], data: Any) -> np.ndarray:

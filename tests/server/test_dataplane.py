@@ -1,6 +1,7 @@
 """The dataplane without a transport, as another front end would use it."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -97,3 +98,43 @@ def test_ready_until_the_runtime_closes(tmp_path):
         assert dataplane.ready()
         runtime.close()
         assert not dataplane.ready()
+
+
+def short_requests(runtime, model) -> dict[int, int]:
+    """How many batches of so many rows there were, of four requests found in one turn of a loop."""
+
+    async def four(plane: Dataplane) -> list:
+        requests = [InferRequest({"input": np.full((1, 4), k, np.float32)}) for k in range(4)]
+        pending = [plane.submit(model.name, r, alone=False) for r in requests]
+        return [(await p.response()).outputs["output"] for p in pending]
+
+    runtime.load(model)
+    answers = asyncio.run(four(Dataplane(runtime)))
+    want = [runtime.infer(model.name, np.full((1, 4), k, np.float32)) for k in range(4)]
+    np.testing.assert_allclose(answers, want, rtol=1e-6)
+    rows = runtime.stats()["models"][model.name]["batch_rows"]
+    return {n: count - 4 * (n == 1) for n, count in rows.items() if count > 4 * (n == 1)}
+
+
+def test_short_requests_that_a_loop_finds_in_one_turn_share_batches(tmp_path):
+    model = dataclasses.replace(mlp(), buckets=(1, 2, 3), priority="latency")
+    with Runtime(cache_dir=tmp_path) as runtime:
+        assert short_requests(runtime, model) == {3: 1, 1: 1}
+        alone = dataclasses.replace(model, name="alone", buckets=(1,))
+        assert short_requests(runtime, alone) == {1: 4}
+
+
+def test_a_request_that_was_cancelled_before_its_turn_runs_nothing(tmp_path):
+    model = dataclasses.replace(mlp(), buckets=(1, 2), priority="latency")
+    with Runtime(cache_dir=tmp_path) as runtime:
+        runtime.load(model)
+        later = []
+        x = {"input": np.zeros((1, 4), np.float32)}
+        first, second = (runtime.submit_tensors("mlp", x, soon=later.append) for _ in range(2))
+        assert not first.done()
+        assert not second.done()
+        assert first.cancel()
+        for call in later:
+            call()
+        assert second.result(0)["output"].shape == (1, 3)
+        assert runtime.stats()["models"]["mlp"]["batch_rows"] == {1: 1}

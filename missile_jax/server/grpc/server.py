@@ -103,6 +103,7 @@ class GrpcServer:
         await self._service.stop(drain_s)
         await self._server.stop(None)
         await stopping
+        self._service.workers.close()
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -17,9 +17,10 @@ from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
 from missile_jax.server.codec import InferRequest
-from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.grpc.messages import decode_request, encode_response
 from missile_jax.server.grpc.status import status_of
+from missile_jax.server.workers import LARGE_BYTES, Workers
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -55,11 +56,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     max_stream_requests: requests of one stream that may be under way.
     stopping: set once no more requests are taken.
+    workers: for what is large; to be closed with the server.
     """
 
     def __init__(self, dataplane: Dataplane, max_stream_requests: int) -> None:
         self._dataplane = dataplane
         self._max_stream_requests = max_stream_requests
+        self.workers = Workers("missile-grpc")
         self._calls: set[asyncio.Task[Any]] = set()
         self._readers: set[asyncio.Task[Any]] = set()
         self.stopping = asyncio.Event()
@@ -245,10 +248,27 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelInferResponse:
         if self.stopping.is_set():
             raise RuntimeClosedError("the server is stopping")
-        regions = self._dataplane.regions
-        request = _until(context.time_remaining(), decode_request(message, regions))
-        response = await self._dataplane.infer(message.model_name, request, message.model_version)
-        return encode_response(response, request, regions)
+        dataplane, name = self._dataplane, message.model_name
+        left_s = context.time_remaining()
+
+        def submit(alone: bool = True) -> Pending:
+            request = _until(left_s, decode_request(message, dataplane.regions))
+            return dataplane.submit(name, request, message.model_version, alone=alone)
+
+        if message.ByteSize() < LARGE_BYTES and not _names_memory(message):
+            pending = submit(alone=False)
+        else:
+            latency = dataplane.is_latency(name)
+            pending = await self.workers.run(latency, submit, Pending.cancel)
+        response, request = await pending.response(), pending.request
+        encode = functools.partial(encode_response, response, request, dataplane.regions)
+        if response.nbytes < LARGE_BYTES and not request.slices:
+            return encode()
+        return await self.workers.run(dataplane.is_latency(name), encode)
+
+
+def _names_memory(message: pb.ModelInferRequest) -> bool:
+    return any("shared_memory_region" in tensor.parameters for tensor in message.inputs)
 
 
 def _until(left_s: float | None, request: InferRequest) -> InferRequest:
