@@ -84,9 +84,8 @@ class Client:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            raise ServerError(
-                f"no answer from {self.url}: {error or type(error).__name__}"
-            ) from None
+            why = getattr(error, "strerror", None) or error or type(error).__name__
+            raise ServerError(f"no answer from {self.url}: {why}") from None
         if response.status != 200:
             raise ServerError(f"{self.url} answered {response.status}: {reason(content)}")
         return response.headers, content

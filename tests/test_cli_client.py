@@ -72,7 +72,7 @@ def test_models_of_a_server_are_listed_with_their_tensors(url):
     shown = missile("models", "--url", url)
     assert "photos" in shown
     assert "best_effort" in shown
-    assert "FP32 [-1, 3]" in shown
+    assert "FP32 [-1,3]" in shown
 
 
 def test_bench_counts_what_it_sends(url, tmp_path):
@@ -91,7 +91,7 @@ def test_bench_counts_what_it_sends(url, tmp_path):
     ("arguments", "error", "says"),
     [
         (["half", "no.npy"], ConfigError, "no.npy cannot be read"),
-        (["half", "hello"], ConfigError, "the zoo has no model 'half'"),
+        (["half", "hello"], ConfigError, "'half' is no network of the zoo; say with --zoo"),
         (["nothing", "hello"], ServerError, "404: no model named 'nothing'"),
         (["photos", "hello", "--zoo", "squeezenet"], InvalidInputError, "an image"),
         (["minilm", "PHOTO"], InvalidInputError, "a sentence"),

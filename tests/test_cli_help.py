@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from missile_jax.cli import app
 
@@ -56,3 +57,10 @@ def test_shells_complete_commands(shell):
     found = subprocess.run([MISSILE], env=asked, capture_output=True, text=True, check=False)
     assert "store" in found.stdout
     assert "serve" not in found.stdout
+
+
+@pytest.mark.parametrize("path", [(), ("store",)], ids=" ".join)
+def test_lists_of_commands_are_not_cut_off(path):
+    shown = CliRunner().invoke(app, [*path, "--help"]).stdout
+    assert "Commands:" in shown
+    assert "..." not in shown.partition("Commands:")[2]

@@ -31,8 +31,10 @@ Examples:
   missile bench http://127.0.0.1:8000 minilm --input "A cat sleeps." --concurrency 8"""
 )
 def bench(
-    url: Annotated[str, typer.Argument(help="Of the server.", metavar="URL")],
-    model: Annotated[str, typer.Argument(help="As the server names it.", metavar="MODEL")],
+    url: Annotated[str, typer.Argument(help="URL of the server.", metavar="URL")],
+    model: Annotated[
+        str, typer.Argument(help="Model, by its name on the server.", metavar="MODEL")
+    ],
     rate: Annotated[float, typer.Option(min=0.01, help="Requests a second, on average.")] = 50.0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the load.")] = 10.0,
     concurrency: Annotated[
@@ -40,18 +42,21 @@ def bench(
     ] = 32,
     item: Annotated[
         str | None,
-        typer.Option("--input", help="What to send, as of `missile client`; else random numbers."),
+        typer.Option(
+            "--input", help="What to send, as INPUT of missile client; else random numbers."
+        ),
     ] = None,
     zoo_model: Annotated[
-        str | None, typer.Option("--zoo", help="As of `missile client`, for --input.")
+        str | None, typer.Option("--zoo", help="As of missile client, for --input.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of arrivals and numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and numbers.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
-    """Send requests at random times, as independent clients would, and show the latencies.
+    """Send requests at random times, and show the latencies.
 
-    Arrivals are a Poisson process. A latency counts from the time its request was due, so a server
-    that falls behind, or too few connections, show in it. Exits with 1 if no request succeeds.
+    Arrivals are a Poisson process, as those of independent clients. A latency counts from the time
+    its request was due, so a server that falls behind, or too few connections, show in it. Exits
+    with 1 if no request succeeds.
     """
     rng = np.random.default_rng(seed)
     with Client(url) as client:

@@ -28,23 +28,25 @@ Examples:
   missile client rank features.npz"""
 )
 def client(
-    model: Annotated[str, typer.Argument(help="As the server names it.", metavar="MODEL")],
+    model: Annotated[
+        str, typer.Argument(help="Model, by its name on the server.", metavar="MODEL")
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(
             help="A photo (.jpg, .png), an array (.npy; .npz by tensor name), a text, or @FILE "
             "with one.",
-            metavar="INPUT...",
+            metavar="INPUT",
         ),
     ],
-    url: Annotated[str, typer.Option(help="Of the server.")] = URL,
+    url: Annotated[str, typer.Option(help="URL of the server.")] = URL,
     zoo_model: Annotated[
         str | None,
         typer.Option("--zoo", help="Network of the zoo that MODEL is; its own name by default."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="A JSON object for each input.")] = False,
 ) -> None:
-    """Send each INPUT to a model of a running server, and say in words what it answers.
+    """Send each INPUT to a running server, say in words what it answers.
 
     A photo is prepared as its network wants it, and answered with the likeliest labels; a text
     likewise, with its similarity to the others.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,23 @@ def tensors(item: str, zoo_model: str, metadata: Mapping[str, Any]) -> dict[str,
         if not is_text(item) and Path(item).suffix.lower() in ARRAYS:
             return _arrays(item, names)
         if not is_text(item):
-            return _named(item, zoo().preprocessing(zoo_model)(_photo(item)), names)
+            return _named(item, _preprocessing(item, zoo_model)(_photo(item)), names)
         text = Path(item[1:]).read_text("utf-8").strip() if item.startswith("@") else item
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, (ConfigError, InvalidInputError)):
             raise
-        raise ConfigError(f"{item} cannot be read: {error}") from None
-    return _named(item, zoo().preprocessing(zoo_model)(text), names)
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{item} cannot be read: {why}") from None
+    return _named(item, _preprocessing(item, zoo_model)(text), names)
+
+
+def _preprocessing(item: str, zoo_model: str) -> Callable[[Any], Any]:
+    if zoo_model not in zoo().names():
+        raise ConfigError(
+            f"{zoo_model!r} is no network of the zoo; say with --zoo which one prepares {item!r}: "
+            f"{', '.join(zoo().names())}"
+        )
+    return zoo().preprocessing(zoo_model)
 
 
 def _photo(path: str) -> np.ndarray:

@@ -22,9 +22,12 @@ Examples:
   missile models --url http://127.0.0.1:8000"""
 )
 def models(
-    url: Annotated[str | None, typer.Option(help="Of a server: list its models.")] = None,
+    url: Annotated[str | None, typer.Option(help="URL of a server: list its models.")] = None,
 ) -> None:
-    """List the models of the zoo, each a value for ``zoo:`` in a configuration, or a server's."""
+    """List the networks of the zoo, or the models of a server.
+
+    Each network is a value for zoo: in a configuration.
+    """
     if url is None:
         for name in zoo().names():
             typer.echo(name)
@@ -49,5 +52,5 @@ def _details(client: Client, entry: dict[str, Any]) -> tuple[str, str, str]:
 
 def _tensors(tensors: list[dict[str, Any]]) -> str:
     return "\n".join(
-        f"{t['name']} {t['datatype']} [{', '.join(map(str, t['shape']))}]" for t in tensors
+        f"{t['name']} {t['datatype']} [{','.join(map(str, t['shape']))}]" for t in tensors
     )

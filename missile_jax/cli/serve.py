@@ -32,10 +32,12 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="0 takes a free port. No gRPC if left out here and in FILE.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on for HTTP.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on for HTTP; grpc.host in FILE for gRPC.")
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="Who goes next on the device.")] = None,
 ) -> None:
-    """Load the models in FILE and serve them until SIGINT or SIGTERM, then drain."""
+    """Serve the models in FILE until SIGINT or SIGTERM, then drain."""
     flags = {
         "--http-port": http_port,
         "--grpc-port": grpc_port,
@@ -63,7 +65,7 @@ Examples:
   MISSILE_HTTP_PORT=9000 missile config serve.yaml"""
 )
 def config(file: File) -> None:
-    """Check FILE, merge it with the environment, and print the result."""
+    """Check FILE, merge it with the environment, print the result."""
     typer.echo(_load(file, {}).to_yaml(), nl=False)
 
 

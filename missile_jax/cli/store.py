@@ -22,7 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Name = Annotated[str, typer.Argument(help="Of the entry; as models are named.", metavar="NAME")]
+Name = Annotated[
+    str, typer.Argument(help="Name of the entry; as models are named.", metavar="NAME")
+]
 Dir = Annotated[
     Path,
     typer.Option(
@@ -48,9 +50,10 @@ def add(
     ],
     directory: Dir,
 ) -> None:
-    """Store a copy of the checkpoint at PATH, in place of what has that NAME.
+    """Store a copy of the checkpoint at PATH under NAME.
 
-    The entry is there in full or not at all, whenever the command ends.
+    An entry of that name is replaced. The new one is there in full or not at all, whenever the
+    command ends.
     """
     catalogue = Catalogue(directory)
     manifest = catalogue.add(name, checkpoint.read(name, path))
@@ -66,7 +69,7 @@ Examples:
   MISSILE_STORE=/srv/models missile store ls"""
 )
 def ls(directory: Dir) -> None:
-    """List the entries: name, number of arrays, their bytes, when they were written."""
+    """List the entries: arrays, bytes, when they were written."""
     catalogue = Catalogue(directory)
     table = Table("name", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("leaves", justify="right")
@@ -93,10 +96,13 @@ Examples:
 def verify(
     directory: Dir,
     name: Annotated[
-        str | None, typer.Argument(help="All entries if left out.", metavar="[NAME]")
+        str | None, typer.Argument(help="All entries if left out.", metavar="NAME")
     ] = None,
 ) -> None:
-    """Check every file and array against its checksum; exit with 1 and name what is damaged."""
+    """Check every file and array against its checksum.
+
+    Names what is damaged, and exits with 1 if anything is.
+    """
     catalogue = Catalogue(directory)
     found = {n: catalogue.verify(n) for n in (catalogue.names() if name is None else [name])}
     for entry, damaged in found.items():

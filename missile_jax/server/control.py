@@ -9,18 +9,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from missile_jax.server.auth import ANYONE, Caller
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.document import read_document
 from missile_jax.server.guard import CALLER
 from missile_jax.server.tensors import CodecError
-
-_MAX_BODY_BYTES = 64 * 2**10
-
 
 _BASE = "/v2/repository"
 
@@ -59,28 +56,10 @@ def _endpoint(
     async def endpoint(request: Request) -> Response:
         caller = request.scope.get(CALLER, ANYONE)
         name = request.path_params.get("name", "")
-        document = await answer(name, await _document(request), caller)
+        document = await answer(name, await read_document(request), caller)
         return Response(orjson.dumps(document), media_type="application/json")
 
     return endpoint
-
-
-async def _document(request: Request) -> dict[str, Any]:
-    """The body, a JSON object or nothing."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _MAX_BODY_BYTES:
-            raise HTTPException(
-                413, f"the body is longer than the limit of {_MAX_BODY_BYTES} bytes"
-            )
-    try:
-        document = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise CodecError(f"the body is not JSON: {error}") from None
-    if type(document) is not dict:
-        raise CodecError("the body must be a JSON object")
-    return document
 
 
 def _parameters(document: dict[str, Any]) -> dict[str, Any]:

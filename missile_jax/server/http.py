@@ -428,7 +428,12 @@ def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
+    app.router.default = _no_route
     return app
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404, f"no route {scope['path']!r:.80}; /v2/openapi.json lists them")
 
 
 def _endpoint(

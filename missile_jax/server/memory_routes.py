@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from missile_jax.server.document import read_document
 from missile_jax.server.shared_memory import Region, Regions
 from missile_jax.server.tensors import CodecError
 
 _PATH = "/v2/systemsharedmemory"
-_MAX_BODY_BYTES = 64 * 2**10
 
 
 def memory_routes(regions: Regions) -> list[Route]:
@@ -25,7 +24,7 @@ def memory_routes(regions: Regions) -> list[Route]:
         return Response(orjson.dumps(found), media_type="application/json")
 
     async def register(request: Request) -> Response:
-        document = await _document(request)
+        document = await read_document(request)
         regions.register(
             request.path_params["name"],
             _field(document, "key", str, None),
@@ -53,21 +52,6 @@ def _plain(region: Region) -> dict[str, Any]:
         "offset": region.offset_bytes,
         "byte_size": region.size_bytes,
     }
-
-
-async def _document(request: Request) -> dict[str, Any]:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is longer than {_MAX_BODY_BYTES} bytes")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise CodecError(f"the body is not JSON: {error}") from None
-    if type(document) is not dict:
-        raise CodecError("the body must be a JSON object")
-    return document
 
 
 def _field(document: dict[str, Any], name: str, kind: type, default: Any) -> Any:

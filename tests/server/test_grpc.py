@@ -158,6 +158,7 @@ def test_the_repository(tmp_path, open_channel):
 
         assert states() == {"a": "READY", "b": "UNAVAILABLE"}
         assert states(ready=True) == {"a": "READY"}
+        assert not stub.ModelReady(pb.ModelReadyRequest(name="b")).ready
         code, text = failure(stub.ModelInfer, request("b"))
         assert (code, "loaded on request" in text) == (grpc.StatusCode.UNAVAILABLE, True)
         load = pb.RepositoryModelLoadRequest(model_name="b")

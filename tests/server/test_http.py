@@ -10,10 +10,11 @@ from harness import Client, mlp, tensor, wait_for_queue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from missile_jax import Runtime
+from missile_jax import DeviceMemoryError, HostMemoryError, Runtime
 from missile_jax.options import HttpOptions
 from missile_jax.server.codec import InferRequest, decode_response, encode_request
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.http import failure
 from missile_jax.server.serve import HttpServer
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -108,10 +109,18 @@ def test_statistics_count(client):
     assert count() == (rows + 3, requests + 1)
 
 
+@pytest.mark.parametrize("error", [DeviceMemoryError("3 of 4 GiB"), HostMemoryError("3 of 4 GiB")])
+def test_errors_of_memory_tell_no_sizes(error):
+    status, body, *_ = failure(error)
+    assert status == 503
+    assert b"memory" in body
+    assert b"GiB" not in body
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "message"),
     [
-        ("GET", "/", None, 404, "Not Found"),
+        ("GET", "/v1/models", None, 404, "no route '/v1/models'; /v2/openapi.json"),
         ("GET", "/v2/models/nope", None, 404, "nope"),
         ("GET", "/v2/models/nope/ready", None, 404, "nope"),
         ("GET", "/v2/models/nope/stats", None, 404, "nope"),

@@ -288,9 +288,9 @@ def test_an_inference_from_memory_to_memory(shared, memory):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "not JSON"),
+        (b"key", "not JSON"),
         (b"[]", "must be a JSON object"),
-        (b"{}", "key must be of type str"),
+        (b"", "key must be of type str"),
         (b'{"key": "/a", "offset": "0", "byte_size": 1}', "offset must be of type int"),
         (b'{"key": "/a", "byte_size": true}', "byte_size must be of type int"),
         (b'{"key": "/a/b", "byte_size": 1}', "is not allowed"),

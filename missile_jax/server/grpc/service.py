@@ -15,7 +15,7 @@ from grpc.aio import InternalError, ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from missile_jax.errors import ModelNotFoundError, RuntimeClosedError
+from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane, Pending
@@ -135,10 +135,10 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelReady(
         self, request: pb.ModelReadyRequest, _: Any, caller: Caller
     ) -> pb.ModelReadyResponse:
-        """False for a model that is not there, as Triton says it."""
+        """False for a model that is not there or not loaded, as Triton says it."""
         try:
             ready = self._dataplane.model_ready(request.name, request.version, caller)
-        except ModelNotFoundError:
+        except (ModelNotFoundError, ModelUnavailableError):
             ready = False
         return pb.ModelReadyResponse(ready=ready)
 
