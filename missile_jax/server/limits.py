@@ -15,7 +15,7 @@ from missile_jax.server.tensors import CodecError
 
 def check_document(document: Mapping[str, Any], limits: LimitOptions) -> None:
     """Raises CodecError for a JSON document over a limit."""
-    _check_text("id", document.get("id"), limits)
+    _check_text("request", "id", document.get("id"), limits)
     _check_parameters("request", document.get("parameters"), limits)
     for kind in ("inputs", "outputs"):
         entries = document.get(kind)
@@ -23,18 +23,18 @@ def check_document(document: Mapping[str, Any], limits: LimitOptions) -> None:
             _check_count(kind, entries, limits)
             for entry in entries:
                 if type(entry) is dict:
-                    _check_text(f"a name in {kind}", entry.get("name"), limits)
+                    _check_text(kind, "a name", entry.get("name"), limits)
                     _check_parameters(kind, entry.get("parameters"), limits)
 
 
 def check_message(message: Any, limits: LimitOptions) -> None:
     """Raises CodecError for a gRPC request over a limit."""
-    _check_text("id", message.id, limits)
+    _check_text("request", "id", message.id, limits)
     _check_values("request", message.parameters, limits)
     for kind, entries in (("inputs", message.inputs), ("outputs", message.outputs)):
         _check_count(kind, entries, limits)
         for entry in entries:
-            _check_text(f"a name in {kind}", entry.name, limits)
+            _check_text(kind, "a name", entry.name, limits)
             _check_values(kind, entry.parameters, limits)
 
 
@@ -47,16 +47,16 @@ def _check_parameters(where: str, parameters: Any, limits: LimitOptions) -> None
     if type(parameters) is dict:
         _check_size(where, parameters, limits)
         for name, value in parameters.items():
-            _check_text(f"{where}: a parameter's name", name, limits)
-            _check_text(f"{where}: parameter {name}", value, limits)
+            _check_text(where, "a parameter's name", name, limits)
+            _check_text(where, "a parameter", value, limits)
 
 
 def _check_values(where: str, parameters: Mapping[str, Any], limits: LimitOptions) -> None:
     if parameters:
         _check_size(where, parameters, limits)
         for name, value in parameters.items():
-            _check_text(f"{where}: a parameter's name", name, limits)
-            _check_text(f"{where}: parameter {name}", value.string_param, limits)
+            _check_text(where, "a parameter's name", name, limits)
+            _check_text(where, "a parameter", value.string_param, limits)
 
 
 def _check_size(where: str, parameters: Mapping[str, Any], limits: LimitOptions) -> None:
@@ -66,8 +66,9 @@ def _check_size(where: str, parameters: Mapping[str, Any], limits: LimitOptions)
         )
 
 
-def _check_text(where: str, value: Any, limits: LimitOptions) -> None:
+def _check_text(where: str, what: str, value: Any, limits: LimitOptions) -> None:
     if type(value) is str and len(value) > limits.max_text_chars:
         raise CodecError(
-            f"{where} must have at most {limits.max_text_chars} characters, got {len(value)}"
+            f"{where}: {what} must have at most {limits.max_text_chars} characters, "
+            f"got {len(value)}"
         )

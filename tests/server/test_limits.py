@@ -220,9 +220,12 @@ DEEP = b'{"inputs":' + b"[" * 2000 + b"]" * 2000 + b"}"
         ({"inputs": [ENTRY], "parameters": dict.fromkeys("abcde", 1)}, "at most 4 parameters"),
         ({"inputs": [ENTRY | {"parameters": dict.fromkeys("abcde", 1)}]}, "inputs: at most 4"),
         ({"inputs": [ENTRY], "id": "a" * 51}, "id must have at most 50 characters, got 51"),
-        ({"inputs": [ENTRY | {"name": "a" * 51}]}, "a name in inputs must have at most 50"),
+        ({"inputs": [ENTRY | {"name": "a" * 51}]}, "inputs: a name must have at most 50"),
         ({"inputs": [ENTRY], "parameters": {"a" * 51: 1}}, "a parameter's name must have at"),
-        ({"inputs": [ENTRY], "parameters": {"a": "a" * 51}}, "parameter a must have at most 50"),
+        (
+            {"inputs": [ENTRY], "parameters": {"a": "a" * 51}},
+            "request: a parameter must have at most 50",
+        ),
         ({"inputs": [ENTRY | {"shape": [1] * 33}]}, "at most 32 sizes"),
         (
             {"inputs": [{**ENTRY, "shape": [2, 2], "data": [1]}]},
