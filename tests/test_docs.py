@@ -1,14 +1,15 @@
-"""docs/serving.md: its reference of the configuration has every key with its default."""
+"""What the documents list is all there is."""
 
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from pydantic import BaseModel
 
 from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig
 
-PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
+ROOT = Path(__file__).parent.parent
 NESTED = {"tenants": ("tenants.T", TenantConfig), "models": ("models.M", ModelConfig)}
 
 
@@ -36,8 +37,19 @@ def written(default: object) -> str:
     return yaml.safe_dump(default).removesuffix("...\n").strip()
 
 
-def test_every_key_stands_there_with_its_default():
-    reference = PAGE.read_text().partition("\n## Configuration\n")[2]
+def test_the_configuration_has_every_key_with_its_default():
+    reference = (ROOT / "docs" / "serving.md").read_text().partition("\n## Configuration\n")[2]
     rows = re.findall(r"^\| `([\w.]+)` \| (.*?) ?\|", reference, re.MULTILINE)
     assert len(rows) == len(dict(rows)), "a key stands there twice"
     assert dict(rows) == keys(Config)
+
+
+@pytest.mark.parametrize("folder", ["cli", "observe", "server", "server/grpc"])
+def test_the_house_has_every_file(folder):
+    house = (ROOT / "docs" / "architecture.md").read_text().partition("```")[2].partition("```")[0]
+    _, part = re.search(
+        rf"^( +){Path(folder).name}/ (.*?)(?=^\1\S|^ {{,2}}\S|\Z)", house, re.MULTILINE | re.DOTALL
+    ).groups()
+    named = set(re.findall(r"[\w.]+", part))
+    files = {f.name for f in (ROOT / "missile_jax" / folder).iterdir() if f.is_file()}
+    assert files - {"__init__.py"} <= named
