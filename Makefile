@@ -56,6 +56,7 @@ soak: setup $(VENV)/.test
 	$(BIN)/python -m benchmarks swap-soak --json out/bench/swap_soak.json
 	$(BIN)/python -m benchmarks store-soak --json out/bench/store_soak.json
 	$(BIN)/python -m benchmarks reload-soak --json out/bench/reload_soak.json
+	$(BIN)/python -m benchmarks door-soak --json out/bench/door_soak.json
 	$(BIN)/python -m benchmarks fuzz --json out/bench/fuzz.json
 	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest -q tests/server/test_openapi.py
 

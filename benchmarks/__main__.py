@@ -232,6 +232,25 @@ def store_soak(
 
 
 @app.command()
+def door_soak(
+    kills: Annotated[int, typer.Option(min=8, help="Clients that are killed.")] = 1000,
+    ls_seconds: Annotated[float, typer.Option(min=0.5, help="Of each load of LS requests.")] = 20.0,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Clients killed in the middle of what they do; fails if anything is left of them."""
+    from benchmarks import door_soak as bench
+
+    report = bench.run(kills, ls_seconds, seed)
+    report.print("door-soak", ["what", "n", "p50_ms", "p99_ms", "errors"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if bench.failed(report):
+        raise typer.Exit(1)
+
+
+@app.command()
 def fuzz(
     inputs: Annotated[int, typer.Option(min=1, help="For each decoder.")] = 1_000_000,
     only: Annotated[str | None, typer.Option(help="One decoder.")] = None,

@@ -184,10 +184,10 @@ def _door_under_abuse(
         )  # fmt: skip
         for kind in ("nobody", *KINDS):
             console.print(f"[dim]LS through the door beside {kind}[/]")
-            with _abuser(kind, port):
+            with beside(kind, port):
                 _ls_row(report, f"door beside {kind}", generator.run(job))
         console.print("[dim]LS straight to the runtime beside bulk[/]")
-        with _abuser("bulk", port):
+        with beside("bulk", port):
             _ls_row(report, "runtime beside bulk", _straight(serving.runtime, chosen))
 
 
@@ -196,7 +196,8 @@ def _sum(_: Any, x: jax.Array) -> jax.Array:
 
 
 @contextmanager
-def _abuser(kind: str, port: int) -> Iterator[None]:
+def beside(kind: str, port: int) -> Iterator[None]:
+    """While an abuser of a kind, or "nobody", is at the server on `port`."""
     if kind == "nobody":
         yield
         return

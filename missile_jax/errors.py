@@ -17,6 +17,9 @@
     ├── HostMemoryError          host memory has too little room for a model's parameters
     ├── QueueFullError           too many requests wait
     │   └── OverloadedError      so many that the deadline cannot be met
+    ├── AccessError              a client may not do what it asks for
+    │   ├── UnauthenticatedError  nobody knows who it is
+    │   └── ForbiddenError       it is known, and may not
     ├── RuntimeClosedError       the runtime was closed before the request was done
     └── ServerError              a client had no answer from a server, or an error
 
@@ -99,6 +102,18 @@ class QueueFullError(MissileError):
 
 class OverloadedError(QueueFullError):
     """With what waits already, the request could not be done by its deadline."""
+
+
+class AccessError(MissileError):
+    """A client may not do what it asks for."""
+
+
+class UnauthenticatedError(AccessError):
+    """A client sent no token, or one that is not known."""
+
+
+class ForbiddenError(AccessError, PermissionError):
+    """A client's token is known and does not allow what it asks for."""
 
 
 class RuntimeClosedError(MissileError):

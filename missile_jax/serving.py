@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import logging
 import os
 import signal
 import threading
@@ -13,9 +15,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import GrpcOptions, Options, ServerOptions
+from missile_jax.options import GrpcOptions, HttpOptions, Options, ServerOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
+from missile_jax.server.auth import Tokens
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.repository import Repository
 from missile_jax.server.serve import HttpServer
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+_log = logging.getLogger(__name__)
 
 
 class _Drain(NamedTuple):
@@ -41,6 +45,7 @@ class Serving:
     runtime: may be used directly beside the servers.
     url: where clients reach it over HTTP.
     grpc_url: where clients reach it over gRPC, as ``"host:port"``; None where it is not served.
+    admin_url: where those who run it reach it over HTTP, see `AdminOptions`; None for at `url`.
     """
 
     def __init__(
@@ -50,12 +55,14 @@ class Serving:
         repository: Repository,
         http: HttpServer,
         grpc: GrpcServer | None,
+        admin: HttpServer | None,
         drain: _Drain,
     ) -> None:
         self.runtime = runtime
         self.url = http.url
         self.grpc_url = None if grpc is None else grpc.url
-        self._servers = (http,) if grpc is None else (http, grpc)
+        self.admin_url = None if admin is None else admin.url
+        self._servers = [server for server in (http, grpc, admin) if server is not None]
         self._dataplane = dataplane
         self._repository = repository
         self._drain = drain
@@ -68,8 +75,8 @@ class Serving:
         if not self._dataplane.draining:
             self._dataplane.draining = True
             time.sleep(self._drain.delay_s)
-        with ThreadPoolExecutor() as both:
-            for closed in [both.submit(server.close) for server in self._servers]:
+        with ThreadPoolExecutor() as threads:
+            for closed in [threads.submit(server.close) for server in self._servers]:
                 closed.result()
         self._repository.close()
         self.runtime.close(drain=True, timeout_s=self._drain.limit_s)
@@ -109,8 +116,9 @@ def serve(
         once a handle to close, which is a context manager.
     report: called with a line for each thing done: a model that was loaded, the url, the end.
 
-    Raises ConfigError for a wrong argument or an address in use, before any model is loaded;
-    ModelLoadError for a model that cannot be compiled.
+    Raises ConfigError for a wrong argument, an address in use, or one that others reach and nothing
+    protects (see `AuthOptions`), before any model is loaded; ModelLoadError for a model that cannot
+    be compiled.
     """
     sources = [ModelSource.of(model) for model in models]
     names = [source.name for source in sources]
@@ -120,6 +128,7 @@ def serve(
         raise ConfigError("block=True waits for signals, so it needs the main thread")
     http = _changed(options.http, port=http_port, host=host)
     grpc = _changed(options.grpc, port=grpc_port)
+    _check_exposure(options, http, grpc)
     signals = _stop_signals() if block else contextlib.nullcontext(threading.Event())
     with signals as stop, contextlib.ExitStack() as undo:
         runtime = undo.enter_context(
@@ -132,23 +141,35 @@ def serve(
             )
         )
         repository = undo.enter_context(Repository(runtime, sources))
-        dataplane = Dataplane(runtime, repository, options.shared_memory)
-        http_server = undo.enter_context(
-            HttpServer(
-                dataplane, http, observe=options.observe, trace=options.trace, log=options.log
-            )
+        dataplane = Dataplane(
+            runtime,
+            repository,
+            options.shared_memory,
+            tokens=Tokens.of(options.auth.tokens),
+            limits=options.limits,
         )
+        http_server = undo.enter_context(
+            _http_server(dataplane, http, options, options.admin.port is None)
+        )
+        admin_server = None
+        if options.admin.port is not None:
+            where = _changed(http, host=options.admin.host, port=options.admin.port)
+            admin_server = undo.enter_context(_http_server(dataplane, where, options, True))
         grpc_server = None
         if grpc.port is not None:
-            grpc_server = undo.enter_context(_grpc_server(dataplane, grpc))
+            grpc_server = undo.enter_context(_grpc_server(dataplane, grpc, options))
         _load(repository, sources, stop, report)
         undo.pop_all()
         drain = _Drain(http.drain_delay_s, max(http.drain_s, grpc.drain_s))
-        serving = Serving(runtime, dataplane, repository, http_server, grpc_server, drain)
+        serving = Serving(
+            runtime, dataplane, repository, http_server, grpc_server, admin_server, drain
+        )
         if not stop.is_set():
             where = serving.url
             if serving.grpc_url is not None:
                 where += f" and grpc://{serving.grpc_url}"
+            if serving.admin_url is not None:
+                where += f", for admins on {serving.admin_url}"
             report(f"serving {', '.join(names)} on {where}{'; stop with Ctrl-C' * block}")
         if block:
             stop.wait()
@@ -162,12 +183,56 @@ def _changed(options: OptionsT, **fields: Any) -> OptionsT:
     return options.model_copy(update={k: v for k, v in fields.items() if v is not None})
 
 
-def _grpc_server(dataplane: Dataplane, options: GrpcOptions) -> GrpcServer:
+def _check_exposure(options: ServerOptions, http: HttpOptions, grpc: GrpcOptions) -> None:
+    """Raises ConfigError where others than this machine reach a server that nothing protects."""
+    listening = {"http": http, "grpc": grpc, "admin": options.admin}
+    exposed = [
+        f"{name}.host={section.host!r}"
+        for name, section in listening.items()
+        if section.port is not None and not _is_loopback(section.host)
+    ]
+    if not exposed:
+        return
+    found = f"{', '.join(exposed)} can be reached from other machines"
+    if options.auth.tokens:
+        if options.tls.certificate is None:
+            _log.warning("%s, and tokens are sent in the clear: see TLS", found)
+    elif options.tls.client_ca is None:
+        if not options.auth.insecure:
+            raise ConfigError(
+                f"{found}, and anyone there could do everything; configure auth.tokens or "
+                "tls.client_ca, or set auth.insecure to true where something else protects it"
+            )
+        _log.warning("%s, and anyone there may do everything", found)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _http_server(
+    dataplane: Dataplane, http: HttpOptions, options: ServerOptions, admin: bool
+) -> HttpServer:
+    return HttpServer(
+        dataplane,
+        http,
+        observe=options.observe,
+        trace=options.trace,
+        log=options.log,
+        tls=options.tls,
+        admin=admin,
+    )
+
+
+def _grpc_server(dataplane: Dataplane, grpc: GrpcOptions, options: ServerOptions) -> GrpcServer:
     try:
         from missile_jax.server.grpc.server import GrpcServer
     except ImportError as error:
         raise ConfigError(f"gRPC needs missile-jax[grpc]: {error}") from None
-    return GrpcServer(dataplane, options)
+    return GrpcServer(dataplane, grpc, tls=options.tls, admin=options.admin.port is None)
 
 
 def _load(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig, hint
 from missile_jax.errors import ConfigError
-from missile_jax.options import ServerOptions
+from missile_jax.options import ServerOptions, TokenOptions
 
 PREFIX = "MISSILE_"
 FLAGS = {
@@ -161,6 +161,8 @@ def _keys(loc: KeyPath) -> Iterable[str]:
             return Config.model_fields
         case (str(name),) if name in SECTIONS:
             return SECTIONS[name].model_fields
+        case ("auth", "tokens", _):
+            return TokenOptions.model_fields
         case (*_, "slo"):
             return SLOConfig.model_fields
         case ("tenants", _):

@@ -11,7 +11,7 @@ import yaml
 
 from missile_jax import SLO, ConfigError, Fifo, Missile, Model, Priority, Tenant
 from missile_jax.config import Config
-from missile_jax.options import HttpOptions
+from missile_jax.options import HttpOptions, ServerOptions
 from missile_jax.sources import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +101,27 @@ def test_grpc_and_shared_memory_are_off_until_they_are_asked_for(load):
     assert load(config.to_yaml()) == config
 
 
+def test_who_may_call_is_read_from_the_file(load):
+    token = {"tenant": "red", "sha256": "a" * 64, "models": ["m"]}
+    config = load({"models": {"m": MINE}, "auth": {"tokens": [token]}})
+    assert config.auth.tokens[0].calls == ["infer", "metadata"]
+    assert load(config.to_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"auth": {"tokens": [{"tenant": "t", "sha256": "A" * 64}]}}, "auth.tokens[0].sha256: got"),
+        ({"auth": {"tokens": [{"tenat": "t", "sha256": "a" * 64}]}}, "did you mean 'tenant'?"),
+        ({"auth": {"tokens": [{"tenant": "t", "sha256": "a" * 64}] * 2}}, "its own sha256"),
+        ({"tls": {"certificate": "server.pem"}}, "give certificate and key, or neither"),
+        ({"tls": {"client_ca": "ca.pem"}}, "client_ca needs certificate and key"),
+    ],
+)
+def test_wrong_access_is_refused(problems, section, message):
+    assert message in "\n".join(problems({"models": {"m": MINE}} | section))
+
+
 def test_what_is_printed_loads_to_the_same(load):
     document = {
         "models": [
@@ -141,29 +162,26 @@ def test_all_that_is_wrong_is_said_at_once(problems):
     lines = problems(document, environment, host="")
     legal = "zoo, factory, priority, slo, buckets, lengths, tenant, weight, queue_limit, "
     legal += "pinned, timeout_ms, load"
+    sections = ", ".join(ServerOptions.model_fields)
+    variables = ", ".join(
+        f"MISSILE_{section}_{key}".upper()
+        for section, options in ServerOptions()
+        for key in type(options).model_fields
+    )
     zoo = "squeezenet, mobilenet, efficientnet, resnet50, resnet101, resnet152, minilm"
     assert sorted(lines) == sorted(
         [
-            "polcy: unknown key; did you mean 'policy'? allowed: http, grpc, shared_memory, "
-            "observe, trace, log, policy, be_floor, device_memory, host_memory, disk, tenants, "
-            "timeout_ms, models",
+            f"polcy: unknown key; did you mean 'policy'? allowed: {sections}, policy, "
+            "be_floor, device_memory, host_memory, disk, tenants, timeout_ms, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
-            "max_header_bytes, drain_delay_s, drain_s",
+            "max_header_bytes, max_connections, head_timeout_s, body_timeout_s, drain_delay_s, "
+            "drain_s",
             "http.max_body_bytes: got 0; must be greater than or equal to 1",
             "MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "
             "MISSILE_POLICY, MISSILE_BE_FLOOR, MISSILE_DEVICE_MEMORY, MISSILE_HOST_MEMORY, "
-            "MISSILE_DISK, MISSILE_TIMEOUT_MS, MISSILE_HTTP_HOST, MISSILE_HTTP_PORT, "
-            "MISSILE_HTTP_MAX_BODY_BYTES, MISSILE_HTTP_MAX_HEADER_BYTES, "
-            "MISSILE_HTTP_DRAIN_DELAY_S, MISSILE_HTTP_DRAIN_S, "
-            "MISSILE_GRPC_HOST, MISSILE_GRPC_PORT, MISSILE_GRPC_MAX_MESSAGE_BYTES, "
-            "MISSILE_GRPC_MAX_STREAM_REQUESTS, MISSILE_GRPC_DRAIN_S, "
-            "MISSILE_SHARED_MEMORY_SYSTEM, MISSILE_SHARED_MEMORY_MAX_REGIONS, "
-            "MISSILE_SHARED_MEMORY_MAX_REQUEST_BYTES, "
-            "MISSILE_OBSERVE_METRICS, MISSILE_OBSERVE_PAGE, MISSILE_OBSERVE_TIMELINE_S, "
-            "MISSILE_TRACE_CONTEXT, MISSILE_TRACE_OTLP, "
-            "MISSILE_LOG_FORMAT, MISSILE_LOG_LEVEL, MISSILE_LOG_ACCESS",
+            f"MISSILE_DISK, MISSILE_TIMEOUT_MS, {variables}",
             "--host (http.host): got ''; String must have at least 1 character",
             f"models.a.zoo: got 'squeezenett'; did you mean 'squeezenet'? allowed: {zoo}",
             "models.b.factory: got 'my_models:make'; give exactly one of zoo and factory",

@@ -13,7 +13,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax import ConfigError, Fifo, Model, ModelLoadError, RuntimeClosedError
-from missile_jax.options import HttpOptions
+from missile_jax.options import (
+    AdminOptions,
+    AuthOptions,
+    GrpcOptions,
+    HttpOptions,
+    ServerOptions,
+    TokenOptions,
+)
+from missile_jax.server.auth import new_token, sha256
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.grpc.messages import decode_response, encode_request
@@ -126,3 +134,50 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing_behind():
     with serve([double()], http_port=port, block=False) as serving:
         HttpServer(Dataplane(serving.runtime), HttpOptions(port=0)).close()
         assert ask(serving.url, 1) == 2
+
+
+OPEN = HttpOptions(host="0.0.0.0", port=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (ServerOptions(http=OPEN), "http.host='0.0.0.0'"),
+        (ServerOptions(grpc=GrpcOptions(host="::", port=0)), "grpc.host='::'"),
+        (ServerOptions(admin=AdminOptions(host="example.org", port=0)), "admin.host='example.org'"),
+    ],
+)
+def test_what_others_reach_is_not_served_unprotected(options, named):
+    with pytest.raises(ConfigError, match=r"auth\.insecure") as caught:
+        serve([double()], http_port=0, block=False, options=options)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_what_others_reach_is_warned_of(protected, caplog):
+    token = new_token()
+    auth = AuthOptions(insecure=True)
+    if protected:
+        auth = AuthOptions(tokens=[TokenOptions(tenant="default", sha256=sha256(token))])
+    with serve([double()], block=False, options=ServerOptions(http=OPEN, auth=auth)) as serving:
+        request = urllib.request.Request(
+            serving.url.replace("0.0.0.0", "127.0.0.1") + "/v2",
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert response.status == 200
+    (line,) = [r.message for r in caplog.records if r.name == "missile_jax.serving"]
+    assert ("in the clear" if protected else "anyone there may do everything") in line
+
+
+def test_an_admin_port_takes_what_is_for_admins():
+    options = ServerOptions(admin=AdminOptions(port=0))
+    with serve([double()], http_port=0, block=False, options=options) as serving:
+        path = "/v2/repository/models/double/load"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(serving.url + path, b"", timeout=60)
+        with caught.value as refused:
+            assert refused.code == 404
+        with urllib.request.urlopen(serving.admin_url + path, b"", timeout=60) as response:
+            assert response.status == 200
+        assert ask(serving.url, 4) == ask(serving.admin_url, 4) == 8

@@ -24,7 +24,7 @@ File = Annotated[Path, typer.Argument(help="YAML file; see examples/serve.yaml."
 Examples:
   missile serve serve.yaml
   missile serve serve.yaml --http-port 9000 --policy fifo
-  MISSILE_HTTP_HOST=0.0.0.0 missile serve serve.yaml"""
+  MISSILE_AUTH_INSECURE=true MISSILE_HTTP_HOST=0.0.0.0 missile serve serve.yaml"""
 )
 def serve(
     file: File,

@@ -1,6 +1,6 @@
-"""Routes for those who run the server: metrics, and what shows who did what.
+"""Routes for those who run the server: what loads models, and what shows who did what.
 
-`admin_routes` tells of tenants and their models; it is kept apart from all that clients need.
+They tell of tenants and their models; they are kept apart from all that clients need.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from missile_jax.observe.recent import Recent
 from missile_jax.observe.timeline import Timelines
 from missile_jax.options import ObserveOptions
 from missile_jax.runtime import Runtime
+from missile_jax.server.control import repository_routes
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.memory_routes import memory_routes
 
 # The page has no outside assets, and nothing of it comes from a name.
 _PAGE_HEADERS = {
@@ -31,6 +34,16 @@ _PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+
+
+def operator_routes(dataplane: Dataplane, options: ObserveOptions) -> list[Route]:
+    """All of them: beside what `options` asks for, models and shared memory."""
+    return [
+        *(metrics_routes(dataplane.runtime) if options.metrics else []),
+        *admin_routes(dataplane.runtime, options),
+        *repository_routes(dataplane),
+        *memory_routes(dataplane.regions),
+    ]
 
 
 def metrics_routes(runtime: Runtime) -> list[Route]:

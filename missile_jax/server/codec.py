@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from missile_jax.options import LimitOptions
 from missile_jax.server import parameters as parameter
+from missile_jax.server.limits import check_document
 from missile_jax.server.shared_memory import OFF, Reader, Regions, Slice, slice_in
 from missile_jax.server.tensors import (
     CodecError,
@@ -28,8 +30,6 @@ from missile_jax.server.tensors import (
     to_bytes,
     to_json,
 )
-
-MAX_TENSORS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,17 @@ class InferResponse:
 
 
 def decode_request(
-    body: bytes, header_length: int | None = None, regions: Regions = OFF
+    body: bytes,
+    header_length: int | None = None,
+    regions: Regions = OFF,
+    limits: LimitOptions = LimitOptions(),
 ) -> InferRequest:
     """The request in `body`, whose JSON ends at `header_length` bytes (None: at its end).
 
     Inputs that lie in `regions` are read from there. Raises CodecError; RegionError.
     """
     document, tail = _split(body, header_length)
+    check_document(document, limits)
     parameters = _parameters("request", document)
     binary = parameter.flag("request", parameters, "binary_data_output", False)
     inputs = _tensors("input", document.get("inputs"), body, tail, regions.reader())
@@ -202,8 +206,8 @@ def _parse(text: bytes | memoryview) -> Any:
 def _tensors(
     kind: str, entries: Any, body: bytes, at: int, reader: Reader
 ) -> dict[str, np.ndarray]:
-    if type(entries) is not list or len(entries) > MAX_TENSORS:
-        raise CodecError(f"{kind}s must be a list of at most {MAX_TENSORS} tensors")
+    if type(entries) is not list:
+        raise CodecError(f"{kind}s must be a list of tensors")
     tensors: dict[str, np.ndarray] = {}
     for entry in entries:
         name = _name(kind, entry, tensors)
@@ -242,8 +246,8 @@ def _requested(
     slices: dict[str, Slice] = {}
     if not entries and (entries is None or type(entries) is list):
         return None, slices
-    if type(entries) is not list or len(entries) > MAX_TENSORS:
-        raise CodecError(f"outputs must be a list of at most {MAX_TENSORS} names")
+    if type(entries) is not list:
+        raise CodecError("outputs must be a list of names")
     outputs: dict[str, bool] = {}
     for entry in entries:
         name = _name("output", entry, outputs)

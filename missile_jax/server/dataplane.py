@@ -2,7 +2,8 @@
 
 Each method gives plain values for a front end to encode. Every model has one version, ``"1"``, also
 when it has been loaded anew. A model or version that is not there raises ModelNotFoundError, a
-model that is configured but does not take requests now ModelUnavailableError.
+model that is configured but does not take requests now ModelUnavailableError. To a caller
+who may not see a model it is not there.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import numpy as np
 
 from missile_jax.engine.request import Phases
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
-from missile_jax.options import SharedMemoryOptions
+from missile_jax.options import LimitOptions, SharedMemoryOptions
 from missile_jax.runtime import Runtime
+from missile_jax.server.auth import ANYONE, Call, Caller, Tokens
 from missile_jax.server.codec import InferRequest, InferResponse
 from missile_jax.server.repository import READY, Repository, reason
-from missile_jax.server.shared_memory import Regions
+from missile_jax.server.shared_memory import OFF, Regions
 from missile_jax.server.tensors import CodecError, datatype_of
 from missile_jax.spec import ModelInfo, Priority, TensorSpec
 
@@ -39,20 +41,26 @@ class Dataplane:
 
     repository: the models that can be loaded and unloaded; none by default.
     regions: of shared memory, which all front ends share.
+    tokens: of those who may call; None for anyone. limits: of one request.
     draining: set before the server ends, so that it is not ready any more.
     """
 
-    __slots__ = ("_repository", "draining", "regions", "runtime")
+    __slots__ = ("_repository", "draining", "limits", "regions", "runtime", "tokens")
 
     def __init__(
         self,
         runtime: Runtime,
         repository: Repository | None = None,
         shared_memory: SharedMemoryOptions = SharedMemoryOptions(),
+        *,
+        tokens: Tokens | None = None,
+        limits: LimitOptions = LimitOptions(),
     ) -> None:
         self.runtime = runtime
         self._repository = repository or Repository(runtime)
         self.regions = Regions(shared_memory)
+        self.tokens = tokens
+        self.limits = limits
         self.draining = False
 
     def ready(self) -> bool:
@@ -68,9 +76,9 @@ class Dataplane:
             pass  # unloaded since: not to be waited for
         return True
 
-    def model_ready(self, name: str, version: str = "") -> bool:
+    def model_ready(self, name: str, version: str = "", caller: Caller = ANYONE) -> bool:
         """True for a loaded model; raises an error for any other."""
-        self._describe(name, version)
+        self._describe(name, version, caller)
         return True
 
     def server_metadata(self) -> dict[str, Any]:
@@ -81,9 +89,11 @@ class Dataplane:
             "extensions": EXTENSIONS + ("system_shared_memory",) * self.regions.on,
         }
 
-    def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
+    def model_metadata(
+        self, name: str, version: str = "", caller: Caller = ANYONE
+    ) -> dict[str, Any]:
         """Tensors of a model; -1 stands for an axis that follows the bucket."""
-        info = self._describe(name, version)
+        info = self._describe(name, version, caller)
         return {
             "name": name,
             "versions": [VERSION],
@@ -92,9 +102,9 @@ class Dataplane:
             "outputs": [_tensor_metadata(tensor) for tensor in info.outputs],
         }
 
-    def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+    def model_config(self, name: str, version: str = "", caller: Caller = ANYONE) -> dict[str, Any]:
         """What clients read before they send: the largest batch, and dims without batch axis."""
-        info = self._describe(name, version)
+        info = self._describe(name, version, caller)
         return {
             "name": name,
             "platform": PLATFORM,
@@ -109,20 +119,23 @@ class Dataplane:
             },
         }
 
-    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
-        """Counters of one model, or of all where no name is given."""
+    def statistics(
+        self, name: str = "", version: str = "", caller: Caller = ANYONE
+    ) -> dict[str, Any]:
+        """Counters of one model, or of all that there are for `caller` where no name is given."""
         models = self.runtime.stats()["models"]
+        models = {key: models[key] for key in models if caller.sees(key, self._tenant(key))}
         if name:
-            info = self._describe(name, version)
+            info = self._describe(name, version, caller)
             models = {info.name: models[name]} if name in models else {}
         return {"model_stats": [_model_statistics(key, models[key]) for key in sorted(models)]}
 
-    def index(self, ready_only: bool = False) -> list[dict[str, str]]:
-        """Every model there is, or those that take requests."""
+    def index(self, ready_only: bool = False, caller: Caller = ANYONE) -> list[dict[str, str]]:
+        """Every model there is for `caller`, or those that take requests."""
         return [
             {"name": name, "version": VERSION, "state": state, "reason": reason}
             for name, state, reason in self._repository.index()
-            if state == READY or not ready_only
+            if (state == READY or not ready_only) and caller.sees(name, self._tenant(name))
         ]
 
     async def load_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -170,18 +183,35 @@ class Dataplane:
         except (ModelNotFoundError, RuntimeClosedError):
             return False
 
+    def regions_for(self, caller: Caller) -> Regions:
+        """Those that requests may name: none for one of several callers who is not an admin.
+
+        Who names a region reads and writes what others have there.
+        """
+        return self.regions if Call.ADMIN in caller.calls else OFF
+
     def submit(
-        self, name: str, request: InferRequest, version: str = "", *, alone: bool = True
+        self,
+        name: str,
+        request: InferRequest,
+        version: str = "",
+        caller: Caller = ANYONE,
+        *,
+        alone: bool = True,
     ) -> Pending:
         """Queue `request`.
 
         alone: no other client can be about to send one; if not, this is called on an event loop,
             and the short requests that the loop finds in one turn share batches.
 
-        Raises at once what `Runtime.submit_tensors` raises for bad input, and CodecError for an
-        output that the model does not have.
+        Raises at once what `Runtime.submit_tensors` raises for bad input, ForbiddenError where
+        `caller` may not send it in its class, and CodecError for an output that the model does not
+        have.
         """
-        if version and version != VERSION:
+        if caller is not ANYONE:
+            own = self._describe(name, version, caller).priority
+            caller.check_priority(own, request.priority)
+        elif version and version != VERSION:
             self._describe(name, version)
         if request.outputs is not None:
             _check_outputs(request.outputs, self._describe(name, version))
@@ -199,12 +229,14 @@ class Dataplane:
         return Pending(name, request, future)
 
     async def infer(
-        self, name: str, request: InferRequest, version: str = "", *, alone: bool = True
+        self, name: str, request: InferRequest, version: str = "", caller: Caller = ANYONE
     ) -> InferResponse:
         """`submit` and wait."""
-        return await self.submit(name, request, version, alone=alone).response()
+        return await self.submit(name, request, version, caller).response()
 
-    def _describe(self, name: str, version: str) -> ModelInfo:
+    def _describe(self, name: str, version: str, caller: Caller = ANYONE) -> ModelInfo:
+        if caller is not ANYONE:
+            self._check_seen(name, caller)
         try:
             info = self.runtime.describe(name)
         except ModelNotFoundError as error:
@@ -214,6 +246,22 @@ class Dataplane:
                 f"model {name!r} has no version {version!r}; it has version {VERSION!r}"
             )
         return info
+
+    def _check_seen(self, name: str, caller: Caller) -> None:
+        """Raises what names no other model: ModelNotFoundError, ModelUnavailableError."""
+        tenant = self._tenant(name)
+        error = ModelNotFoundError(f"no model named {name!r}")
+        if not caller.sees(name, tenant):
+            raise error
+        if tenant is None:
+            raise self._repository.absent(name, error)
+
+    def _tenant(self, name: str) -> str | None:
+        """None for a model that is not loaded."""
+        try:
+            return self.runtime.describe(name).tenant
+        except ModelNotFoundError:
+            return None
 
 
 class Pending:

@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 from missile_jax.errors import (
     DeadlineExceededError,
     DeviceMemoryError,
+    ForbiddenError,
     HostMemoryError,
     MissileError,
     ModelNotFoundError,
@@ -33,14 +34,16 @@ from missile_jax.errors import (
     QueueFullError,
     RequestError,
     RuntimeClosedError,
+    UnauthenticatedError,
 )
+from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import (
     InferResponse,
     decode_request,
     encode_parts,
     encode_response,
 )
-from missile_jax.server.control import repository_routes
+from missile_jax.server.control import index_route
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.encoding import (
     ENCODINGS,
@@ -50,9 +53,10 @@ from missile_jax.server.encoding import (
     deflate,
     inflate,
 )
-from missile_jax.server.memory_routes import memory_routes
+from missile_jax.server.guard import CALLER, authorizations, guarded
 from missile_jax.server.openapi import document
 from missile_jax.server.protocol import CONNECTION, Connection
+from missile_jax.server.shared_memory import Regions
 from missile_jax.server.turns import Turns
 from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
@@ -70,7 +74,7 @@ class HttpApp:
 
     max_body_bytes: a longer body is answered with 413.
     watch: follows each inference; None for no one.
-    routes: beside the protocol's.
+    routes: for those who run the server, beside those for all.
     workers: for what is large; to be closed with the server.
     """
 
@@ -142,6 +146,11 @@ class HttpApp:
         """The answer, or None where the client left before its request was whole."""
         if scope["method"] != "POST":
             raise HTTPException(405, "use POST to infer", {"Allow": "POST"})
+        caller, regions = ANYONE, self._dataplane.regions
+        if self._dataplane.tokens is not None:
+            caller = self._dataplane.tokens.caller(authorizations(scope))
+            caller.check(Call.INFER)
+            regions = self._dataplane.regions_for(caller)
         length, encoding, accept = _head(scope["headers"], self._max_body_bytes)
         parts = await self._read(name, receive)
         if parts is None or connection.is_closing():
@@ -149,7 +158,9 @@ class HttpApp:
         if encoding is not None:
             body = b"".join(parts)
             parts = [await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)]
-        pending = await self._submit(name, version, parts, length, scope, connection.alone)
+        pending = await self._submit(
+            name, version, parts, length, scope, caller, regions, connection.alone
+        )
         connection.on_lost.add(pending.cancel)
         if connection.is_closing():  # while a thread was at it
             pending.cancel()
@@ -159,7 +170,7 @@ class HttpApp:
             connection.on_lost.discard(pending.cancel)
         if watched is not None:
             watched.phases = pending.phases
-        return await self._answer(response, pending, accept)
+        return await self._answer(response, pending, accept, regions)
 
     async def _read(self, name: str, receive: Receive) -> list[bytes] | None:
         """The body in parts, one unless it is large; None where the client left before its end.
@@ -189,6 +200,8 @@ class HttpApp:
         parts: list[bytes],
         length: int | None,
         scope: Scope,
+        caller: Caller,
+        regions: Regions,
         alone: bool,
     ) -> Pending:
         """Queue the request whose body is `parts`."""
@@ -196,18 +209,18 @@ class HttpApp:
 
         def submit(alone: bool = True) -> Pending:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            request = decode_request(body, length, dataplane.regions)
+            request = decode_request(body, length, regions, dataplane.limits)
             scope[_ID] = request.id
-            return dataplane.submit(name, request, version, alone=alone)
+            return dataplane.submit(name, request, version, caller, alone=alone)
 
         if len(parts) == 1 and len(parts[0]) < LARGE_BYTES and not dataplane.names_memory(parts[0]):
             return submit(alone)
         return await self.workers.run(dataplane.is_latency(name), submit, Pending.cancel)
 
     async def _answer(
-        self, response: InferResponse, pending: Pending, accept: str | None
+        self, response: InferResponse, pending: Pending, accept: str | None, regions: Regions
     ) -> Answer:
-        request, regions = pending.request, self._dataplane.regions
+        request = pending.request
         rest: Sequence[memoryview] = ()
         if response.nbytes < LARGE_BYTES and not request.slices:
             body, length = encode_response(response, request, regions)
@@ -250,6 +263,10 @@ def failure(error: Exception, subject: str = "the server", request_id: str = "")
     if isinstance(error, HTTPException):
         status, text = error.status_code, error.detail
         extra = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    elif isinstance(error, UnauthenticatedError):
+        status, extra = 401, [(b"www-authenticate", b'Bearer realm="missile-jax"')]
+    elif isinstance(error, ForbiddenError):
+        status = 403
     elif isinstance(error, ModelNotFoundError):
         status = 404
     elif isinstance(error, DeadlineExceededError):
@@ -358,51 +375,51 @@ def _too_large(max_body_bytes: int) -> HTTPException:
 
 
 def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
-    """Every route but inference, `more` among them."""
+    """Every route but inference. more: for those who run the server."""
 
-    def openapi(_: str, __: str) -> Any:
+    def openapi(*_: Any) -> Any:
         return document()
 
-    def live(_: str, __: str) -> Any:
+    def live(*_: Any) -> Any:
         return {"live": True}
 
-    def ready(_: str, __: str) -> Any:
+    def ready(*_: Any) -> Any:
         if not dataplane.ready():
             raise RuntimeClosedError("the server is not ready: it loads its models, or it ends")
         return {"ready": True}
 
-    def model_ready(name: str, version: str) -> Any:
-        return {"name": name, "ready": dataplane.model_ready(name, version)}
+    def model_ready(name: str, version: str, caller: Caller) -> Any:
+        return {"name": name, "ready": dataplane.model_ready(name, version, caller)}
 
-    def server_metadata(_: str, __: str) -> Any:
+    def server_metadata(*_: Any) -> Any:
         return dataplane.server_metadata()
 
-    def all_statistics(_: str, __: str) -> Any:
-        return dataplane.statistics()
-
-    def get(path: str, answer: Callable[[str, str], Any]) -> Route:
+    def get(path: str, answer: Callable[[str, str, Caller], Any]) -> Route:
         return Route(path, _endpoint(answer), methods=["GET"])
 
+    metadata = [
+        get("/v2", server_metadata),
+        get("/v2/openapi.json", openapi),
+        get("/v2/models/stats", dataplane.statistics),
+        index_route(dataplane),
+        *(
+            get(base + suffix, answer)
+            for base in _MODEL_PATHS
+            for suffix, answer in (
+                ("", dataplane.model_metadata),
+                ("/ready", model_ready),
+                ("/config", dataplane.model_config),
+                ("/stats", dataplane.statistics),
+            )
+        ),
+    ]
     app = Starlette(
         routes=[
-            *more,
-            get("/v2", server_metadata),
-            get("/v2/openapi.json", openapi),
+            # Those who watch over servers have no tokens.
             get("/v2/health/live", live),
             get("/v2/health/ready", ready),
-            get("/v2/models/stats", all_statistics),
-            *repository_routes(dataplane),
-            *memory_routes(dataplane.regions),
-            *(
-                get(base + suffix, answer)
-                for base in _MODEL_PATHS
-                for suffix, answer in (
-                    ("", dataplane.model_metadata),
-                    ("/ready", model_ready),
-                    ("/config", dataplane.model_config),
-                    ("/stats", dataplane.statistics),
-                )
-            ),
+            *guarded(more, Call.ADMIN, dataplane.tokens),
+            *guarded(metadata, Call.METADATA, dataplane.tokens),
         ],
         exception_handlers={
             HTTPException: _on_error,
@@ -419,10 +436,12 @@ async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404, f"no route {scope['path']!r:.80}; /v2/openapi.json lists them")
 
 
-def _endpoint(answer: Callable[[str, str], Any]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    answer: Callable[[str, str, Caller], Any],
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        path = request.path_params
-        document = answer(path.get("name", ""), path.get("version", ""))
+        path, caller = request.path_params, request.scope.get(CALLER, ANYONE)
+        document = answer(path.get("name", ""), path.get("version", ""), caller)
         return Response(orjson.dumps(document), media_type="application/json")
 
     return endpoint

@@ -11,11 +11,12 @@ import uvicorn
 import uvloop
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions, LogOptions, ObserveOptions, TraceOptions
-from missile_jax.server.admin import admin_routes, metrics_routes
+from missile_jax.options import HttpOptions, LogOptions, ObserveOptions, TlsOptions, TraceOptions
+from missile_jax.server.admin import operator_routes
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.http import HttpApp
 from missile_jax.server.protocol import limited_protocol
+from missile_jax.server.tls import ssl_context
 from missile_jax.server.watch import Watch
 
 _BACKLOG = 2048
@@ -25,10 +26,11 @@ class HttpServer:
     """Serves a `Dataplane` over HTTP between `start` and `close`, or inside a ``with`` block.
 
     observe, trace, log: what it shows of itself, and what it writes of inferences.
+    admin: whether it also answers those who run the server.
     host, port: where it listens, also where `options` asked for any free port.
 
-    The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
-    closed after the server.
+    The address is taken at once: ConfigError if it cannot be, or if files of `tls` are wrong. The
+    runtime stays the caller's, to be closed after the server.
     """
 
     def __init__(
@@ -39,41 +41,46 @@ class HttpServer:
         observe: ObserveOptions = ObserveOptions(),
         trace: TraceOptions = TraceOptions(),
         log: LogOptions = LogOptions(),
+        tls: TlsOptions = TlsOptions(),
+        admin: bool = True,
     ) -> None:
+        context = ssl_context(tls)
         self._watch = Watch.of(dataplane.runtime, trace, log)
-        routes = admin_routes(dataplane.runtime, observe)
-        if observe.metrics:
-            routes += metrics_routes(dataplane.runtime)
+        self._scheme = "http" if context is None else "https"
         self._socket = _bind(options.host, options.port)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._app = HttpApp(
-            dataplane, max_body_bytes=options.max_body_bytes, watch=self._watch, routes=routes
+            dataplane,
+            max_body_bytes=options.max_body_bytes,
+            watch=self._watch,
+            routes=operator_routes(dataplane, observe) if admin else (),
         )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._app,
-                http=limited_protocol(options.max_header_bytes),
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                backlog=_BACKLOG,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                # Nothing asks who the client behind a proxy is, and anybody may say so.
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=max(1, round(options.drain_s)),
-            )
+        config = uvicorn.Config(
+            self._app,
+            http=limited_protocol(options),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            backlog=_BACKLOG,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Nothing asks who the client behind a proxy is, and anybody may say so.
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(options.drain_s)),
         )
+        config.load()
+        config.ssl = context  # its own would take ciphers that are out of date
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="missile-http", daemon=True)
 
     @property
     def url(self) -> str:
         """Where clients reach the server, such as ``"http://127.0.0.1:8000"``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self._scheme}://{host}:{self.port}"
 
     def start(self) -> Self:
         """Take connections from now on."""

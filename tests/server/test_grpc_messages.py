@@ -9,7 +9,7 @@ from test_codec import NAMES, TENSORS, tensors_same
 from test_tensors import arrays, same
 from tritonclient.grpc import service_pb2 as pb
 
-from missile_jax.server.codec import MAX_TENSORS, InferRequest, InferResponse
+from missile_jax.server.codec import InferRequest, InferResponse
 from missile_jax.server.grpc.messages import (
     decode_request,
     decode_response,
@@ -174,7 +174,7 @@ def test_a_request_without_inputs_is_refused():
 @pytest.mark.parametrize("kind", ["inputs", "outputs"])
 def test_too_many_tensors_are_refused(kind):
     request = valid()
-    for i in range(MAX_TENSORS):
+    for i in range(1024):
         getattr(request, kind).add(name=f"t{i}")
     with pytest.raises(CodecError, match=f"{kind} must be at most"):
         decode_request(request)

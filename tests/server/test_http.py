@@ -111,7 +111,7 @@ def test_statistics_count(client):
 
 @pytest.mark.parametrize("error", [DeviceMemoryError("3 of 4 GiB"), HostMemoryError("3 of 4 GiB")])
 def test_errors_of_memory_tell_no_sizes(error):
-    status, body, _ = failure(error)
+    status, body, *_ = failure(error)
     assert status == 503
     assert b"memory" in body
     assert b"GiB" not in body

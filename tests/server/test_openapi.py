@@ -10,7 +10,7 @@ from harness import mlp, pair
 
 from missile_jax import Runtime
 from missile_jax.options import HttpOptions, ObserveOptions
-from missile_jax.server.admin import admin_routes, metrics_routes
+from missile_jax.server.admin import operator_routes
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.http import HttpApp
 from missile_jax.server.openapi import document
@@ -28,8 +28,9 @@ def test_every_route_is_described_and_no_other(runtime):
         for method in item
         if method != "parameters"
     }
-    more = [*metrics_routes(runtime), *admin_routes(runtime, ObserveOptions(page=True))]
-    assert described == HttpApp(Dataplane(runtime), max_body_bytes=1, routes=more).routes()
+    dataplane = Dataplane(runtime)
+    more = operator_routes(dataplane, ObserveOptions(page=True))
+    assert described == HttpApp(dataplane, max_body_bytes=1, routes=more).routes()
 
 
 def test_it_is_served(client):

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
+from missile_jax.options import LimitOptions
 from missile_jax.server import parameters as parameter
-from missile_jax.server.codec import MAX_TENSORS, InferRequest, InferResponse
+from missile_jax.server.codec import InferRequest, InferResponse
+from missile_jax.server.limits import check_message
 from missile_jax.server.shared_memory import OFF, Reader, Regions, Slice, slice_in
 from missile_jax.server.tensors import (
     DTYPES,
@@ -43,11 +45,16 @@ _CONTENTS = {
 }
 
 
-def decode_request(message: pb.ModelInferRequest, regions: Regions = OFF) -> InferRequest:
+def decode_request(
+    message: pb.ModelInferRequest,
+    regions: Regions = OFF,
+    limits: LimitOptions = LimitOptions(),
+) -> InferRequest:
     """The request in `message`; inputs that lie in `regions` are read from there.
 
     Raises CodecError; RegionError.
     """
+    check_message(message, limits)
     parameters = plain(message.parameters)
     parameter.check("request", parameters)
     inputs = _tensors("input", message.inputs, message.raw_input_contents, regions.reader())
@@ -128,8 +135,6 @@ def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _tensors(
     kind: str, tensors: Sequence[Any], raw: Sequence[bytes], reader: Reader
 ) -> dict[str, np.ndarray]:
-    if len(tensors) > MAX_TENSORS:
-        raise CodecError(f"{kind}s must be at most {MAX_TENSORS} tensors, got {len(tensors)}")
     contents = iter(raw) if raw else None
     arrays: dict[str, np.ndarray] = {}
     for tensor in tensors:
@@ -180,8 +185,6 @@ def _requested(
 ) -> tuple[dict[str, bool] | None, dict[str, Slice]]:
     outputs: dict[str, bool] = {}
     slices: dict[str, Slice] = {}
-    if len(entries) > MAX_TENSORS:
-        raise CodecError(f"outputs must be at most {MAX_TENSORS} names, got {len(entries)}")
     for entry in entries:
         where = f"output {entry.name!r}"
         if entry.name in outputs:

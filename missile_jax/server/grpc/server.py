@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -14,10 +15,11 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import GrpcOptions
+from missile_jax.options import GrpcOptions, TlsOptions
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.grpc.health import Health
-from missile_jax.server.grpc.service import SERVICE, InferenceService
+from missile_jax.server.grpc.service import SERVICE, InferenceService, PublicInferenceService
+from missile_jax.server.tls import ssl_context
 
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _BEYOND_S = 60.0
@@ -26,13 +28,22 @@ _BEYOND_S = 60.0
 class GrpcServer:
     """Serves a `Dataplane` over gRPC between `start` and `close`, or inside a ``with`` block.
 
+    admin: whether it also answers those who run the server.
     host, port: where it listens, also where `options` asked for any free port.
 
-    The address is taken at once: ConfigError if it cannot be. The runtime stays the caller's, to be
-    closed after the server.
+    The address is taken at once: ConfigError if it cannot be, or if files of `tls` are wrong. The
+    runtime stays the caller's, to be closed after the server.
     """
 
-    def __init__(self, dataplane: Dataplane, options: GrpcOptions) -> None:
+    def __init__(
+        self,
+        dataplane: Dataplane,
+        options: GrpcOptions,
+        *,
+        tls: TlsOptions = TlsOptions(),
+        admin: bool = True,
+    ) -> None:
+        credentials = _credentials(tls)
         self.host = options.host
         self._options = options
         self._started = False
@@ -42,7 +53,7 @@ class GrpcServer:
         )
         self._thread.start()
         try:
-            self.port: int = self._do(self._bind(dataplane))
+            self.port: int = self._do(self._bind(dataplane, credentials, admin))
         except RuntimeError as error:
             self._end()
             problem = str(error).partition(";")[0]  # how to debug gRPC follows
@@ -73,22 +84,35 @@ class GrpcServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _bind(self, dataplane: Dataplane) -> int:
+    async def _bind(
+        self, dataplane: Dataplane, credentials: grpc.ServerCredentials | None, admin: bool
+    ) -> int:
         options = self._options
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # else a port in use would be shared
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                # Beyond the first it may refuse; the second is where it must.
+                ("grpc.max_metadata_size", options.max_metadata_bytes),
+                ("grpc.absolute_max_metadata_size", options.max_metadata_bytes),
+                ("grpc.max_allowed_incoming_connections", options.max_connections),
+                ("grpc.max_concurrent_streams", options.max_connection_calls),
+                ("grpc.server_handshake_timeout_ms", round(options.handshake_timeout_s * 1e3)),
             ]
         )
-        self._service = InferenceService(dataplane, options.max_stream_requests)
+        service = InferenceService if admin else PublicInferenceService
+        self._service = service(dataplane, options.max_stream_requests)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), self._server)
         reflection.enable_server_reflection(
             [SERVICE, _HEALTH, reflection.SERVICE_NAME], self._server
         )
-        port = self._server.add_insecure_port(_address(options.host, options.port))
+        address = _address(options.host, options.port)
+        if credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, credentials)
         if options.port not in (0, port):  # gRPC takes the lower 16 bits of any number
             raise RuntimeError("no such port")
         return port
@@ -112,6 +136,17 @@ class GrpcServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _credentials(options: TlsOptions) -> grpc.ServerCredentials | None:
+    """None where there is no certificate. Raises ConfigError as `ssl_context` does."""
+    if ssl_context(options) is None:  # gRPC itself does not say what is wrong with a file
+        return None
+    key, certificate = Path(str(options.key)), Path(str(options.certificate))
+    authorities = None if options.client_ca is None else Path(options.client_ca).read_bytes()
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())], authorities, authorities is not None
+    )
 
 
 def _address(host: str, port: int | None) -> str:

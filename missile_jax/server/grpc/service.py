@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
+from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.grpc.messages import decode_request, encode_response
@@ -25,23 +26,33 @@ from missile_jax.server.workers import LARGE_BYTES, Workers
 SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 
-def _answered(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """A `call` whose errors become statuses, and which the server waits for when it stops."""
+Method = Callable[..., Awaitable[Any]]
 
-    @functools.wraps(call)
-    async def method(self: InferenceService, request: Any, context: ServicerContext) -> Any:
-        self.begin()
-        try:
-            return await call(self, request, context)
-        except asyncio.CancelledError:
-            if not self.stopping.is_set():
-                raise  # the client left
-            error = RuntimeClosedError("the server stopped before the answer was there")
-        except Exception as raised:  # noqa: BLE001 - the last one to hear of it
-            error = raised
-        await context.abort(*status_of(error, _subject(request)))
 
-    return method
+def _answered(kind: Call | None) -> Callable[[Method], Method]:
+    """A call whose errors become statuses, and which the server waits for when it stops.
+
+    It is handed the caller, whose token allows calls of this kind. None: nobody is asked.
+    """
+
+    def answered(call: Method) -> Method:
+        @functools.wraps(call)
+        async def method(self: InferenceService, request: Any, context: ServicerContext) -> Any:
+            self.begin()
+            try:
+                caller = ANYONE if kind is None else self.caller(kind, context)
+                return await call(self, request, context, caller)
+            except asyncio.CancelledError:
+                if not self.stopping.is_set():
+                    raise  # the client left
+                error = RuntimeClosedError("the server stopped before the answer was there")
+            except Exception as raised:  # noqa: BLE001 - the last one to hear of it
+                error = raised
+            await context.abort(*status_of(error, _subject(request)))
+
+        return method
+
+    return answered
 
 
 def _not_supported(text: str) -> Callable[..., Awaitable[Any]]:
@@ -49,6 +60,9 @@ def _not_supported(text: str) -> Callable[..., Awaitable[Any]]:
         await context.abort(StatusCode.UNIMPLEMENTED, text)
 
     return method
+
+
+_ELSEWHERE = _not_supported("this call is answered at the server's admin port only, over HTTP")
 
 
 class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -70,6 +84,16 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ready(self) -> bool:
         """Whether requests are taken."""
         return not self.stopping.is_set() and self._dataplane.ready()
+
+    def caller(self, kind: Call, context: ServicerContext) -> Caller:
+        """Who makes a call of this kind. Raises AccessError for one who may not."""
+        tokens = self._dataplane.tokens
+        if tokens is None:
+            return ANYONE
+        metadata = context.invocation_metadata() or ()
+        found = tokens.caller([str(value) for key, value in metadata if key == "authorization"])
+        found.check(kind)
+        return found
 
     def begin(self) -> None:
         """The current task is a call that `stop` waits for."""
@@ -93,71 +117,87 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     # Server and models.
 
-    @_answered
-    async def ServerLive(self, request: pb.ServerLiveRequest, _: Any) -> pb.ServerLiveResponse:
+    @_answered(None)
+    async def ServerLive(
+        self, request: pb.ServerLiveRequest, _: Any, caller: Caller
+    ) -> pb.ServerLiveResponse:
         """True."""
         return pb.ServerLiveResponse(live=True)
 
-    @_answered
-    async def ServerReady(self, request: pb.ServerReadyRequest, _: Any) -> pb.ServerReadyResponse:
+    @_answered(None)
+    async def ServerReady(
+        self, request: pb.ServerReadyRequest, _: Any, caller: Caller
+    ) -> pb.ServerReadyResponse:
         """Whether requests are taken."""
         return pb.ServerReadyResponse(ready=self.ready())
 
-    @_answered
-    async def ModelReady(self, request: pb.ModelReadyRequest, _: Any) -> pb.ModelReadyResponse:
+    @_answered(Call.METADATA)
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, _: Any, caller: Caller
+    ) -> pb.ModelReadyResponse:
         """False for a model that is not there or not loaded, as Triton says it."""
         try:
-            ready = self._dataplane.model_ready(request.name, request.version)
+            ready = self._dataplane.model_ready(request.name, request.version, caller)
         except (ModelNotFoundError, ModelUnavailableError):
             ready = False
         return pb.ModelReadyResponse(ready=ready)
 
-    @_answered
-    async def ServerMetadata(self, request: Any, _: Any) -> pb.ServerMetadataResponse:
+    @_answered(Call.METADATA)
+    async def ServerMetadata(
+        self, request: Any, _: Any, caller: Caller
+    ) -> pb.ServerMetadataResponse:
         """Name, version and extensions."""
         return pb.ServerMetadataResponse(**self._dataplane.server_metadata())
 
-    @_answered
-    async def ModelMetadata(self, request: Any, _: Any) -> pb.ModelMetadataResponse:
+    @_answered(Call.METADATA)
+    async def ModelMetadata(self, request: Any, _: Any, caller: Caller) -> pb.ModelMetadataResponse:
         """Tensors of a model."""
-        metadata = self._dataplane.model_metadata(request.name, request.version)
+        metadata = self._dataplane.model_metadata(request.name, request.version, caller)
         return ParseDict(metadata, pb.ModelMetadataResponse())
 
-    @_answered
-    async def ModelConfig(self, request: Any, _: Any) -> pb.ModelConfigResponse:
+    @_answered(Call.METADATA)
+    async def ModelConfig(self, request: Any, _: Any, caller: Caller) -> pb.ModelConfigResponse:
         """What clients read before they send."""
-        config = self._dataplane.model_config(request.name, request.version)
+        config = self._dataplane.model_config(request.name, request.version, caller)
         return ParseDict({"config": config}, pb.ModelConfigResponse())
 
-    @_answered
-    async def ModelStatistics(self, request: Any, _: Any) -> pb.ModelStatisticsResponse:
+    @_answered(Call.METADATA)
+    async def ModelStatistics(
+        self, request: Any, _: Any, caller: Caller
+    ) -> pb.ModelStatisticsResponse:
         """Counters of one model, or of all where no name is given."""
-        statistics = self._dataplane.statistics(request.name, request.version)
+        statistics = self._dataplane.statistics(request.name, request.version, caller)
         return ParseDict(statistics, pb.ModelStatisticsResponse())
 
-    @_answered
-    async def RepositoryIndex(self, request: Any, _: Any) -> pb.RepositoryIndexResponse:
+    @_answered(Call.METADATA)
+    async def RepositoryIndex(
+        self, request: Any, _: Any, caller: Caller
+    ) -> pb.RepositoryIndexResponse:
         """Every model there is, or every one that is ready."""
-        models = self._dataplane.index(request.ready)
+        models = self._dataplane.index(request.ready, caller)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
-    @_answered
-    async def RepositoryModelLoad(self, request: Any, _: Any) -> pb.RepositoryModelLoadResponse:
+    @_answered(Call.ADMIN)
+    async def RepositoryModelLoad(
+        self, request: Any, _: Any, caller: Caller
+    ) -> pb.RepositoryModelLoadResponse:
         """Load a model, and wait until it is there."""
         await self._dataplane.load_model(request.model_name, request.parameters)
         return pb.RepositoryModelLoadResponse()
 
-    @_answered
-    async def RepositoryModelUnload(self, request: Any, _: Any) -> pb.RepositoryModelUnloadResponse:
+    @_answered(Call.ADMIN)
+    async def RepositoryModelUnload(
+        self, request: Any, _: Any, caller: Caller
+    ) -> pb.RepositoryModelUnloadResponse:
         """Unload a model."""
         await self._dataplane.unload_model(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     # Shared memory.
 
-    @_answered
+    @_answered(Call.ADMIN)
     async def SystemSharedMemoryStatus(
-        self, request: Any, _: Any
+        self, request: Any, _: Any, __: Caller
     ) -> pb.SystemSharedMemoryStatusResponse:
         """One region, or all where no name is given."""
         response = pb.SystemSharedMemoryStatusResponse()
@@ -167,9 +207,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             status.offset, status.byte_size = region.offset_bytes, region.size_bytes
         return response
 
-    @_answered
+    @_answered(Call.ADMIN)
     async def SystemSharedMemoryRegister(
-        self, request: Any, _: Any
+        self, request: Any, _: Any, __: Caller
     ) -> pb.SystemSharedMemoryRegisterResponse:
         """Know a part of a shared memory object by a name."""
         self._dataplane.regions.register(
@@ -177,9 +217,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
         return pb.SystemSharedMemoryRegisterResponse()
 
-    @_answered
+    @_answered(Call.ADMIN)
     async def SystemSharedMemoryUnregister(
-        self, request: Any, _: Any
+        self, request: Any, _: Any, __: Caller
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         """Forget a region, or all where no name is given."""
         self._dataplane.regions.unregister(request.name)
@@ -193,23 +233,26 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     # Inference.
 
-    @_answered
+    @_answered(Call.INFER)
     async def ModelInfer(
-        self, message: pb.ModelInferRequest, context: ServicerContext
+        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
     ) -> pb.ModelInferResponse:
         """One request, one response."""
-        return await self._infer(message, context)
+        return await self._infer(message, context, caller)
 
-    @_answered
+    @_answered(Call.INFER)
     async def ModelStreamInfer(
-        self, messages: AsyncIterator[pb.ModelInferRequest], context: ServicerContext
+        self,
+        messages: AsyncIterator[pb.ModelInferRequest],
+        context: ServicerContext,
+        caller: Caller,
     ) -> None:
         """Many requests, each answered when it is ready; an error ends its request alone."""
         places = asyncio.Semaphore(self._max_stream_requests)
         one_at_a_time = asyncio.Lock()
 
         async def answer(message: pb.ModelInferRequest) -> None:
-            response = await self._stream_response(message, context)
+            response = await self._stream_response(message, context, caller)
             async with one_at_a_time:
                 with contextlib.suppress(InternalError):  # the client left: this is cancelled next
                     await context.write(response)
@@ -229,10 +272,10 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise RuntimeClosedError("the server is stopping")
 
     async def _stream_response(
-        self, message: pb.ModelInferRequest, context: ServicerContext
+        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
     ) -> pb.ModelStreamInferResponse:
         try:
-            response = await self._infer(message, context)
+            response = await self._infer(message, context, caller)
         except Exception as error:  # noqa: BLE001 - the last one to hear of it
             response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
             text = status_of(error, _subject(message)).text
@@ -244,16 +287,17 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
     async def _infer(
-        self, message: pb.ModelInferRequest, context: ServicerContext
+        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
     ) -> pb.ModelInferResponse:
         if self.stopping.is_set():
             raise RuntimeClosedError("the server is stopping")
         dataplane, name = self._dataplane, message.model_name
         left_s = context.time_remaining()
+        regions = dataplane.regions_for(caller)
 
         def submit(alone: bool = True) -> Pending:
-            request = _until(left_s, decode_request(message, dataplane.regions))
-            return dataplane.submit(name, request, message.model_version, alone=alone)
+            request = _until(left_s, decode_request(message, regions, dataplane.limits))
+            return dataplane.submit(name, request, message.model_version, caller, alone=alone)
 
         if message.ByteSize() < LARGE_BYTES and not _names_memory(message):
             pending = submit(alone=False)
@@ -261,7 +305,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             latency = dataplane.is_latency(name)
             pending = await self.workers.run(latency, submit, Pending.cancel)
         response, request = await pending.response(), pending.request
-        encode = functools.partial(encode_response, response, request, dataplane.regions)
+        encode = functools.partial(encode_response, response, request, regions)
         if response.nbytes < LARGE_BYTES and not request.slices:
             return encode()
         return await self.workers.run(dataplane.is_latency(name), encode)
@@ -269,6 +313,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 def _names_memory(message: pb.ModelInferRequest) -> bool:
     return any("shared_memory_region" in tensor.parameters for tensor in message.inputs)
+
+
+class PublicInferenceService(InferenceService):
+    """The servicer beside an admin port, which has what is not here."""
+
+    RepositoryModelLoad = RepositoryModelUnload = SystemSharedMemoryStatus = _ELSEWHERE
+    SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _ELSEWHERE
 
 
 def _until(left_s: float | None, request: InferRequest) -> InferRequest:

@@ -11,12 +11,14 @@ from grpc import StatusCode
 from missile_jax.errors import (
     DeadlineExceededError,
     DeviceMemoryError,
+    ForbiddenError,
     HostMemoryError,
     ModelNotFoundError,
     ModelUnavailableError,
     QueueFullError,
     RequestError,
     RuntimeClosedError,
+    UnauthenticatedError,
 )
 
 # The first that fits: some are kinds of others below them.
@@ -25,6 +27,8 @@ _CODES: dict[type[BaseException], StatusCode] = {
     DeadlineExceededError: StatusCode.DEADLINE_EXCEEDED,
     RequestError: StatusCode.INVALID_ARGUMENT,
     QueueFullError: StatusCode.RESOURCE_EXHAUSTED,
+    UnauthenticatedError: StatusCode.UNAUTHENTICATED,
+    ForbiddenError: StatusCode.PERMISSION_DENIED,
     ModelUnavailableError: StatusCode.UNAVAILABLE,
     RuntimeClosedError: StatusCode.UNAVAILABLE,
 }
