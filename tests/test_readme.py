@@ -1,7 +1,10 @@
 """README.md and docs: the code runs, the figures are those of the committed JSON."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import missile_jax as mj
 from benchmarks.readme import PAGES, RESULTS, fill
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 def _examples() -> list[str]:
@@ -47,6 +51,27 @@ def test_the_served_example_is_loadable() -> None:
     with mj.Runtime() as runtime:
         info = runtime.load(scope["models"]()[0])
     assert info.buckets == (1, 8)
+
+
+def test_the_operators_example_answers_its_client() -> None:
+    missile = Path(sys.executable).with_name("missile")
+    serve = [missile, "serve", EXAMPLES / "05_operate.yaml", "--http-port=0", "--grpc-port=0"]
+    at_once = {**os.environ, "MISSILE_HTTP_DRAIN_DELAY_S": "0"}
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=at_once) as server:
+        assert server.stdout is not None
+        try:
+            address = next(filter(None, (re.search(r"grpc://(\S+);", x) for x in server.stdout)))[1]
+            ask = [sys.executable, EXAMPLES / "05_client.py", address]
+            shown = subprocess.run(ask, capture_output=True, text=True, timeout=120, check=True)
+        finally:
+            server.terminate()
+        assert server.stdout.read().splitlines() == ["draining", "stopped"]
+    assert server.returncode == 0
+    assert shown.stdout.splitlines() == [
+        "photos: READY",
+        "texts: UNAVAILABLE it is loaded on request",
+        "espresso",
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

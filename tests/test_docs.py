@@ -1,0 +1,55 @@
+"""What the documents list is all there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from missile_jax.config import Config, ModelConfig, SLOConfig, TenantConfig
+
+ROOT = Path(__file__).parent.parent
+NESTED = {"tenants": ("tenants.T", TenantConfig), "models": ("models.M", ModelConfig)}
+
+
+def keys(section: type[BaseModel], path: str = "") -> dict[str, str]:
+    """The default of each key as the page writes it, by its path; empty for none."""
+    found = {}
+    for name, field in section.model_fields.items():
+        where = f"{path}{name}"
+        default = field.get_default()
+        if section is Config and name in NESTED:
+            prefix, options = NESTED[name]
+            found |= keys(options, f"{prefix}.")
+        elif where == "models.M.slo":
+            found |= keys(SLOConfig, f"{where}.")
+        elif isinstance(default, BaseModel):
+            found |= keys(type(default), f"{where}.")
+        elif field.is_required():
+            found[where] = "required"
+        else:
+            found[where] = "" if default is None else f"`{written(default)}`"
+    return found
+
+
+def written(default: object) -> str:
+    return yaml.safe_dump(default).removesuffix("...\n").strip()
+
+
+def test_the_configuration_has_every_key_with_its_default():
+    reference = (ROOT / "docs" / "serving.md").read_text().partition("\n## Configuration\n")[2]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) ?\|", reference, re.MULTILINE)
+    assert len(rows) == len(dict(rows)), "a key stands there twice"
+    assert dict(rows) == keys(Config)
+
+
+@pytest.mark.parametrize("folder", ["cli", "observe", "server", "server/grpc"])
+def test_the_house_has_every_file(folder):
+    house = (ROOT / "docs" / "architecture.md").read_text().partition("```")[2].partition("```")[0]
+    _, part = re.search(
+        rf"^( +){Path(folder).name}/ (.*?)(?=^\1\S|^ {{,2}}\S|\Z)", house, re.MULTILINE | re.DOTALL
+    ).groups()
+    named = set(re.findall(r"[\w.]+", part))
+    files = {f.name for f in (ROOT / "missile_jax" / folder).iterdir() if f.is_file()}
+    assert files - {"__init__.py"} <= named
