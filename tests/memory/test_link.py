@@ -193,7 +193,7 @@ def test_a_played_bus_moves_as_many_bytes_a_second_as_it_says(make_link: MakeLin
         half = size // 2
         copies = [f.copy(bytearray(half), 0, bytes(half), 0, half) for f in flows]
         finish(*copies)
-        # From when it was asked: a link that was kept from the processor catches up, as a bus would.
+        # From when it was asked: a link that was kept from the processor catches up, as a bus does.
         taken_s = (max(c.ended_ns for c in copies) - min(c.submitted_ns for c in copies)) / 1e9
         assert rate / 2 < size / taken_s < 1.05 * rate
 
