@@ -18,7 +18,7 @@ import uvloop
 
 from benchmarks.contenders import infer_request
 from benchmarks.served import served
-from missile_jax.load import Connection
+from missile_jax.traffic import Connection
 
 BULK_SHAPE = (1, 2 * 2**20)
 KINDS = {"bulk": 64, "storm": 32, "slow": 32, "loris": 500}

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import uvloop
 
-from missile_jax.load import Connection, Lost, Outcome, closed_loop, open_loop, precise_loop
+from missile_jax.traffic import Connection, Lost, Outcome, closed_loop, open_loop, precise_loop
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
+from benchmarks.growth import watch
 from benchmarks.report import Report, percentiles
 from missile_jax import Model, ModelSource, serve
 
@@ -30,8 +30,6 @@ RATE_PER_S = 200.0
 CLIENTS = 8
 RELOAD_EVERY_S = 2.0
 WIDTH = 256
-# Share of the run before memory is first read.
-WARM_UP = 0.4
 
 
 @dataclass(slots=True)
@@ -89,7 +87,7 @@ def run(seconds: float, seed: int) -> Report:
         workers.append(threading.Thread(target=_reload, args=(address, models, stop, note)))
         for worker in workers:
             worker.start()
-        growth = _watch_memory(seconds)
+        growth = watch(seconds)
         stop.set()
         for worker in workers:
             worker.join()
@@ -153,19 +151,3 @@ def _ask(connection: http.client.HTTPConnection, path: str, body: str | None) ->
     connection.request("POST", path, body)
     response = connection.getresponse()
     return response.status, json.loads(response.read())
-
-
-def _watch_memory(seconds: float) -> dict[str, float]:
-    """Waits so long, and tells how the process grew in the later part of it."""
-    process = psutil.Process()
-    samples = []
-    start = time.monotonic()
-    while (now := time.monotonic() - start) < seconds:
-        time.sleep(min(0.25, seconds / 20))
-        if now > WARM_UP * seconds:
-            samples.append((now, process.memory_info().rss / 2**20))
-    at, rss = np.array(samples).T
-    return {
-        "rss_end_mb": float(rss[-1]),
-        "rss_growth_mb_per_minute": float(np.polyfit(at, rss, 1)[0]) * 60,
-    }

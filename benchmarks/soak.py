@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import random
 import threading
-import time
 from collections import Counter
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -18,8 +17,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 
+from benchmarks.growth import watch
 from benchmarks.mlp import mlp, parameters
 from benchmarks.report import Report
 from missile_jax import (
@@ -34,8 +33,6 @@ from missile_jax import (
 CLIENTS = 6
 # A future that is not done this long after the load ended hangs.
 PATIENCE_S = 60.0
-# Share of the run before memory is first read: caches and heaps have their size by then.
-WARM_UP = 0.4
 
 
 def run(seconds: float, seed: int) -> Report:
@@ -98,23 +95,11 @@ def _soak(
     workers.append(threading.Thread(target=_come_and_go, args=(runtime, example, stop)))
     for worker in workers:
         worker.start()
-    process = psutil.Process()
-    samples = []
-    start = time.monotonic()
-    while (now := time.monotonic() - start) < seconds:
-        time.sleep(min(0.25, seconds / 20))
-        if now > WARM_UP * seconds:
-            samples.append((now, process.memory_info().rss / 2**20))
+    growth = watch(seconds)
     stop.set()
     for worker in workers:
         worker.join()
-    at, rss = np.array(samples).T
-    slope = float(np.polyfit(at, rss, 1)[0]) * 60
-    return ends, {
-        "rss_warm_mb": float(rss[: max(1, len(rss) // 10)].mean()),
-        "rss_end_mb": float(rss[-max(1, len(rss) // 10) :].mean()),
-        "rss_growth_mb_per_minute": slope,
-    }
+    return ends, growth
 
 
 def _client(

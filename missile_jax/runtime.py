@@ -500,7 +500,7 @@ class Runtime:
                 "device": f"{self._device.platform}:{self._device.id}",
                 "simulated": self._mux.device.simulated,
                 "now_ns": self._mux.clock.now_ns(),
-                "models": {s.name: _model_stats(s) for s in self._mux.table},
+                "models": {s.name: s.snapshot() for s in self._mux.table},
                 "accounts": self._mux.table.accounts(),
             }
         for name, model in stats["models"].items():
@@ -545,36 +545,3 @@ def _leave_out_of_collections() -> None:
 def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     """`chosen`, else ``$MISSILE_CACHE``, else ``~/.cache/missile_jax``."""
     return Path(chosen or os.environ.get("MISSILE_CACHE") or Path.home() / ".cache" / "missile_jax")
-
-
-def _model_stats(served: Served) -> dict[str, Any]:
-    info = served.program.info
-    stats = served.stats.snapshot()
-    stats |= {
-        "priority": info.priority.value,
-        "tenant": info.tenant,
-        "weight": served.weight,
-        "queue_depth": len(served.queue),
-        "in_flight": served.in_flight,
-        "parameter_bytes": info.parameter_bytes,
-        "residency": served.parameters.stats(),
-        "plans": [
-            {
-                "rows": rows,
-                "length": length or None,
-                "segments": len(plan.segments),
-                "whole_ms": plan.whole.duration_ns / 1e6,
-                "longest_segment_ms": max(s.duration_ns for s in plan.segments) / 1e6,
-                "bit_identical": plan.bit_identical,
-                "max_relative_error": plan.max_relative_error,
-                "not_cut": plan.not_cut or None,
-                "temp_bytes": plan.temp_bytes,
-            }
-            for (rows, length), plan in served.program.plans.items()
-        ],
-    }
-    if served.slo_ns is not None:
-        met = stats["within_slo_count"]
-        stats["slo_ms"] = served.slo_ns / 1e6
-        stats["slo_attainment"] = met / max(served.stats.success_count, 1)
-    return stats

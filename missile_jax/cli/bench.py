@@ -14,9 +14,9 @@ import typer
 from missile_jax.cli.items import tensors
 from missile_jax.client import LENGTH_HEADER, Client, address
 from missile_jax.errors import ServerError
-from missile_jax.load import Connection, Outcome, open_loop, precise_loop
 from missile_jax.server.codec import InferRequest, encode_request
 from missile_jax.server.tensors import DTYPES
+from missile_jax.traffic import Connection, Outcome, open_loop, precise_loop
 
 app = typer.Typer()
 _BINS = 16

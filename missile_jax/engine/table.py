@@ -87,6 +87,30 @@ class Served:
             return self.parameters.ready(self.paused[0].next_segment)
         return self.parameters.can_start
 
+    def snapshot(self) -> dict[str, Any]:
+        """Its counters and plans as plain values."""
+        info = self.program.info
+        values = self.stats.snapshot()
+        values |= {
+            "priority": info.priority.value,
+            "tenant": info.tenant,
+            "weight": self.weight,
+            "queue_depth": len(self.queue),
+            "in_flight": self.in_flight,
+            "parameter_bytes": info.parameter_bytes,
+            "residency": self.parameters.stats(),
+            "plans": [
+                {"rows": rows, "length": length or None, **plan.snapshot()}
+                for (rows, length), plan in self.program.plans.items()
+            ],
+        }
+        if self.slo_ns is not None:
+            values["slo_ms"] = self.slo_ns / 1e6
+            values["slo_attainment"] = self.stats.within_slo_count / max(
+                self.stats.success_count, 1
+            )
+        return values
+
     def tell_memory(self) -> None:
         """What the memory decides by: whether it has work, and how urgent."""
         if self.parameters.moves:

@@ -90,6 +90,18 @@ class Plan:
         """The largest temporary memory of a launch."""
         return max(s.executable.temp_bytes for s in (self.whole, *self.segments))
 
+    def snapshot(self) -> dict[str, Any]:
+        """What is to be known of it, as plain values."""
+        return {
+            "segments": len(self.segments),
+            "whole_ms": self.whole.duration_ns / 1e6,
+            "longest_segment_ms": max(s.duration_ns for s in self.segments) / 1e6,
+            "bit_identical": self.bit_identical,
+            "max_relative_error": self.max_relative_error,
+            "not_cut": self.not_cut or None,
+            "temp_bytes": self.temp_bytes,
+        }
+
     def start(self, inputs: Sequence[Any]) -> list[Any]:
         """Slots with the input leaves filled in."""
         slots: list[Any] = [None] * self.num_slots

@@ -228,12 +228,6 @@ class Dataplane:
             raise self._repository.absent(name, error) from None
         return Pending(name, request, future)
 
-    async def infer(
-        self, name: str, request: InferRequest, version: str = "", caller: Caller = ANYONE
-    ) -> InferResponse:
-        """`submit` and wait."""
-        return await self.submit(name, request, version, caller).response()
-
     def _describe(self, name: str, version: str, caller: Caller = ANYONE) -> ModelInfo:
         if caller is not ANYONE:
             self._check_seen(name, caller)

@@ -1,19 +1,15 @@
 """The HTTP routes of the Open Inference Protocol v2, as one ASGI application.
 
 Inference is the hot path: `HttpApp` answers it as a bare ASGI coroutine. All other routes go
-through starlette. The map from errors to status codes is here and nowhere else, and every error has
-the body ``{"error": message}``.
+through starlette.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import math
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import CancelledError
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from starlette.applications import Starlette
@@ -23,19 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from missile_jax.errors import (
-    DeadlineExceededError,
-    DeviceMemoryError,
-    ForbiddenError,
-    HostMemoryError,
-    MissileError,
-    ModelNotFoundError,
-    ModelUnavailableError,
-    QueueFullError,
-    RequestError,
-    RuntimeClosedError,
-    UnauthenticatedError,
-)
+from missile_jax.errors import MissileError, RuntimeClosedError
+from missile_jax.server.answer import JSON, Answer, failure
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import (
     InferResponse,
@@ -48,7 +33,6 @@ from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.encoding import (
     ENCODINGS,
     WORTH_IT_BYTES,
-    TooLongError,
     accepted,
     deflate,
     inflate,
@@ -61,12 +45,10 @@ from missile_jax.server.turns import Turns
 from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
 
-_JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 # Where a scope has what the request is called.
 _ID = "missile.id"
 _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
-_log = logging.getLogger(__name__)
 
 
 class HttpApp:
@@ -236,62 +218,10 @@ class HttpApp:
             extra = [(b"content-encoding", accept.encode()), (b"vary", b"accept-encoding")]
         headers = [(b"content-length", b"%d" % size), *extra]
         if length is None:
-            headers.append(_JSON)
+            headers.append(JSON)
         else:
             headers += (_BINARY, (b"inference-header-content-length", b"%d" % length))
         return Answer(200, body, headers, rest)
-
-
-class Answer(NamedTuple):
-    """One HTTP response, whose body is `body` and then `rest`."""
-
-    status: int
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
-    rest: Sequence[memoryview] = ()
-
-
-def failure(error: Exception, subject: str = "the server", request_id: str = "") -> Answer:
-    """The answer to `error`, which was raised while `subject` was served.
-
-    request_id: in the log, and in a header of the answer, so that one is found by the other.
-
-    Only an error that the client can act on carries its own message: one of a model's code may hold
-    paths and values, and goes to the log.
-    """
-    status, text, extra = 500, str(error), []
-    if isinstance(error, HTTPException):
-        status, text = error.status_code, error.detail
-        extra = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
-    elif isinstance(error, UnauthenticatedError):
-        status, extra = 401, [(b"www-authenticate", b'Bearer realm="missile-jax"')]
-    elif isinstance(error, ForbiddenError):
-        status = 403
-    elif isinstance(error, ModelNotFoundError):
-        status = 404
-    elif isinstance(error, DeadlineExceededError):
-        status = 504
-    elif isinstance(error, TooLongError):
-        status = 413
-    elif isinstance(error, RequestError):
-        status = 400
-    elif isinstance(error, QueueFullError):
-        status, extra = 429, [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
-    elif isinstance(error, RuntimeClosedError | ModelUnavailableError):
-        status = 503
-    elif isinstance(error, DeviceMemoryError):
-        status, text = 503, "the device is out of memory"
-    elif isinstance(error, HostMemoryError):
-        status, text = 503, "host memory is full"
-    elif isinstance(error, CancelledError):
-        status, text = 503, "the request was cancelled"
-    else:
-        text = f"{subject} failed; the server's log says why"
-        _log.error("%s failed", subject, exc_info=error, extra={"request_id": request_id})
-    if request_id:
-        extra.append((REQUEST_ID.encode(), request_id.encode()))
-    body = orjson.dumps({"error": text})
-    return Answer(status, body, [(b"content-length", b"%d" % len(body)), _JSON, *extra])
 
 
 def _request_id(scope: Scope) -> str:

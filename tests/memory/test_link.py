@@ -185,17 +185,19 @@ def test_threads_that_wait_see_the_end(make_link: MakeLink):
 
 
 def test_a_played_bus_moves_as_many_bytes_a_second_as_it_says(make_link: MakeLink):
-    rate = 50e6
+    rate, half = 50e6, 2_500_000
     for threads in (1, 2):
         link = make_link(emulate_bytes_per_s=rate, chunk_bytes=64 * KIB, threads=threads)
-        size = 20_000_000
         flows = [link.flow("a"), link.flow("b", weight=3)]
-        half = size // 2
-        copies = [f.copy(bytearray(half), 0, bytes(half), 0, half) for f in flows]
-        finish(*copies)
-        # From when it was asked: a link that was kept from the processor catches up, as a bus does.
-        taken_s = (max(c.ended_ns for c in copies) - min(c.submitted_ns for c in copies)) / 1e9
-        assert rate / 2 < size / taken_s < 1.05 * rate
+        rates = []
+        for _ in range(5):
+            copies = [f.copy(bytearray(half), 0, bytes(half), 0, half) for f in flows]
+            finish(*copies)
+            # From when it was asked: a link that was kept from the processor catches up, as a bus.
+            asked_ns = min(c.submitted_ns for c in copies)
+            rates.append(2 * half / (max(c.ended_ns for c in copies) - asked_ns) * 1e9)
+        # A busy machine makes it slower at times, nothing makes it faster.
+        assert 0.95 * rate < max(rates) < 1.05 * rate
 
 
 def test_a_played_bus_delays_each_copy_once(make_link: MakeLink):

@@ -8,7 +8,7 @@ import pytest
 from harness import mlp
 
 from missile_jax import DeadlineExceededError, ModelNotFoundError, Runtime
-from missile_jax.server.codec import InferRequest
+from missile_jax.server.codec import InferRequest, InferResponse
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.tensors import CodecError
 
@@ -22,8 +22,12 @@ def gate_request(value: float, **options) -> InferRequest:
     return InferRequest({"input": np.full((1, 1), value, np.float32)}, **options)
 
 
+async def infer(dataplane: Dataplane, request: InferRequest, version: str = "") -> InferResponse:
+    return await dataplane.submit("gate", request, version).response()
+
+
 def test_infer(dataplane):
-    response = asyncio.run(dataplane.infer("gate", gate_request(3, id="7"), "1"))
+    response = asyncio.run(infer(dataplane, gate_request(3, id="7"), "1"))
     assert response.id == "7"
     assert response.outputs["output"].tolist() == [[6]]
 
@@ -56,7 +60,7 @@ def test_cancelling_the_waiter_cancels_the_request(dataplane, runtime, gate):
     async def leave() -> None:
         gate.shut()
         first = dataplane.submit("gate", gate_request(1))
-        second = asyncio.create_task(dataplane.infer("gate", gate_request(2)))
+        second = asyncio.create_task(infer(dataplane, gate_request(2)))
         await asyncio.to_thread(gate.wait_entered)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -73,7 +77,7 @@ def test_a_timeout_is_a_deadline(dataplane, gate):
     async def late() -> None:
         gate.shut()
         with pytest.raises(DeadlineExceededError):
-            await dataplane.infer("gate", gate_request(1, timeout_us=1000))
+            await infer(dataplane, gate_request(1, timeout_us=1000))
         gate.wait_entered()
         gate.open()
 
@@ -82,7 +86,7 @@ def test_a_timeout_is_a_deadline(dataplane, gate):
 
 def test_an_answer_that_comes_after_the_loop_is_gone_is_dropped(dataplane, runtime, gate):
     async def leave() -> None:
-        asyncio.get_running_loop().create_task(dataplane.infer("gate", gate_request(1)))
+        asyncio.get_running_loop().create_task(infer(dataplane, gate_request(1)))
         await asyncio.to_thread(gate.wait_entered)
 
     gate.shut()

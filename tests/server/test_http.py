@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from missile_jax import DeviceMemoryError, HostMemoryError, Runtime
 from missile_jax.options import HttpOptions
+from missile_jax.server.answer import failure
 from missile_jax.server.codec import InferRequest, decode_response, encode_request
 from missile_jax.server.dataplane import Dataplane
-from missile_jax.server.http import failure
 from missile_jax.server.serve import HttpServer
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)

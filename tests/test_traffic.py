@@ -1,4 +1,4 @@
-"""missile_jax.load: latencies count from when a request was due; failures are told apart."""
+"""missile_jax.traffic: latencies count from when a request was due; failures are told apart."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from missile_jax.load import Connection, Lost, closed_loop, open_loop, precise_loop
+from missile_jax.traffic import Connection, Lost, closed_loop, open_loop, precise_loop
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"

@@ -1,0 +1,29 @@
+"""Whether the memory of this process grows while something runs."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import psutil
+
+# Of the time, the first part: buffers and caches fill then.
+WARM_UP = 0.4
+
+
+def watch(seconds: float) -> dict[str, float]:
+    """Waits so long, and tells how the resident set grew after the warm-up, in MB."""
+    process = psutil.Process()
+    samples = []
+    start = time.monotonic()
+    while (now := time.monotonic() - start) < seconds:
+        time.sleep(min(0.25, seconds / 20))
+        if now > WARM_UP * seconds:
+            samples.append((now, process.memory_info().rss / 2**20))
+    at, rss = np.array(samples).T
+    some = max(1, len(rss) // 10)
+    return {
+        "rss_warm_mb": float(rss[:some].mean()),
+        "rss_end_mb": float(rss[-some:].mean()),
+        "rss_growth_mb_per_minute": float(np.polyfit(at, rss, 1)[0]) * 60,
+    }
