@@ -192,6 +192,7 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "swap_soak": _figures,
     "store_soak": _figures,
     "reload_soak": _figures,
+    "door_soak": _figures,
     "fuzz": _figures,
     "serving": _serving,
     "serving-ls": _serving_ls,
