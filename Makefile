@@ -9,7 +9,8 @@ export JAX_PLATFORMS ?= cpu
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 PIP   = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PINS)
 SELF  = $(PIP) --no-build-isolation --editable
-NATIVE := $(wildcard xla_plugin/CMakeLists.txt xla_plugin/src/*)
+SOURCES := $(foreach part,src pjrt arbiter memsim,$(wildcard xla_plugin/$(part)/*.cc xla_plugin/$(part)/*.h))
+NATIVE  := xla_plugin/CMakeLists.txt $(SOURCES)
 
 .NOTPARALLEL:
 .PHONY: setup demo test smoke lint format bench soak docs clean
@@ -77,13 +78,13 @@ lint: $(VENV)/.lint $(VENV)/.test
 	cd build/imports && PYTHONPATH=$(SITE) $(abspath $(BIN))/python -S -c \
 	    'from importlinter.cli import lint_imports_command as lint; lint()' \
 	    --config ../../pyproject.toml
-	$(BIN)/clang-format --dry-run -Werror xla_plugin/src/*
-	$(BIN)/clang-tidy --quiet xla_plugin/src/*.cc -- -std=c++17 -DMISSILE_VERSION='"lint"' $(HEADERS)
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+	$(BIN)/clang-tidy --quiet $(filter %.cc,$(SOURCES)) -- -std=c++17 -DMISSILE_VERSION='"lint"' $(HEADERS)
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i xla_plugin/src/*
+	$(BIN)/clang-format -i $(SOURCES)
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
