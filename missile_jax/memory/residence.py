@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from missile_jax._native import Block
+from missile_jax._native import Block, Views
 from missile_jax.errors import DeviceMemoryError, MissileError
 from missile_jax.memory.eviction import Return
 from missile_jax.memory.store import Group, HostModel
@@ -35,6 +35,7 @@ class Counters:
     evicted_bytes: int = 0
     array_creation_ns: int = 0
     arrays_created: int = 0
+    arrays_reused: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +49,7 @@ class Residence:
         one more segment of some plan can run.
     admitted: let in, and not to be evicted until it has run.
     worth: kept for the order of eviction.
+    parks: whether its arrays may show other bytes when it has left.
     """
 
     owner: Residency
@@ -76,14 +78,15 @@ class Residence:
     counters: Counters = field(default_factory=Counters)
     arrays: list[jax.Array | None] = field(default_factory=list)
     moves: bool = True
+    parks: bool = True
     _here_ns: list[int] = field(default_factory=list)
-    _made: list[bool] = field(default_factory=list)
+    _views: list[Views[jax.Array] | None] = field(default_factory=list)
     _making: threading.Lock = field(default_factory=threading.Lock)
     _needs: dict[Segment, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arrays = [self.host.kept.get(i) for i in range(len(self.host.group_of))]
-        self._made = [False] * len(self.host.groups)
+        self._views = [None] * len(self.host.groups)
         self._here_ns = [0] * len(self.host.groups)
 
     @property
@@ -130,7 +133,11 @@ class Residence:
 
     def detached(self, result: jax.Array) -> Any:
         # A model may return a parameter as it is; the answer is to outlive the parameter's stay.
-        return np.array(result) if self.owner.shows_arena(result) else result
+        if not self.owner.shows_arena(result):
+            return result
+        # JAX keeps what numpy has seen of an array: such a one must not show other bytes later.
+        self.parks = False
+        return np.array(result)
 
     def evict(self) -> int:
         return self.owner.evict(self)
@@ -152,6 +159,7 @@ class Residence:
             "leaves": sum(map(len, self.host.members)),
             "array_creation_us": counted.array_creation_ns / 1e3,
             "arrays_created": counted.arrays_created,
+            "arrays_reused": counted.arrays_reused,
         }
 
     @property
@@ -180,7 +188,7 @@ class Residence:
                 for k in groups:
                     self.blocks[k].pin()
                     pins.callback(self.blocks[k].unpin)
-                if not all(self._made[k] for k in groups):
+                if any(self._views[k] is None for k in groups):
                     self._make(groups)
             except RuntimeError as error:  # Its bytes are lost: the next request asks anew.
                 self.error = DeviceMemoryError(f"model {self.name!r}: {error}")
@@ -191,13 +199,16 @@ class Residence:
         with self._making:
             start_ns = self.owner.now_ns()
             for k in groups:
-                if self._made[k]:
+                if self._views[k] is not None:
                     continue
-                made = self.blocks[k].views(self.host.groups[k].layout, self.owner.make_array)
-                for i, array in zip(self.host.members[k], made, strict=True):
+                views, new = self.owner.parked.take(self.blocks[k], self.host.groups[k].layout)
+                for i, array in zip(self.host.members[k], views, strict=True):
                     self.arrays[i] = array
-                self._made[k] = True
-                self.counters.arrays_created += len(made)
+                self._views[k] = views
+                if new:
+                    self.counters.arrays_created += len(views)
+                else:
+                    self.counters.arrays_reused += len(views)
             self.counters.array_creation_ns += self.owner.now_ns() - start_ns
 
     def came(self, group: int) -> bool:
@@ -211,7 +222,11 @@ class Residence:
         return any(k in self.steps for k in range(before + 1, self.here + 1))
 
     def drop_arrays(self, group: int) -> None:
-        """Forgets the views of a group."""
+        """Forgets the arrays of a group."""
+        views, self._views[group] = self._views[group], None
+        if views is None:
+            return
         for i in self.host.members[group]:
             self.arrays[i] = None
-        self._made[group] = False
+        if self.parks:
+            self.owner.parked.park(self.host.groups[group].layout, views)

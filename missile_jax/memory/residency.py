@@ -21,6 +21,7 @@ from missile_jax._native import Arena, Block
 from missile_jax.errors import DeviceMemoryError, MissileError
 from missile_jax.memory.eviction import EvictionOrder, Return
 from missile_jax.memory.host import Host, nothing
+from missile_jax.memory.parked import ParkedArrays
 from missile_jax.memory.residence import Counters, Residence
 from missile_jax.memory.store import Group, HostModel
 from missile_jax.program.plan import Plan
@@ -58,7 +59,7 @@ class Residency:
         quotas: Mapping[str, int],
         eviction: EvictionOrder,
     ) -> None:
-        self.make_array = make_array
+        self.parked = ParkedArrays(make_array)
         self.now_ns = now_ns
         self._arena = arena
         self._fetch = fetch
@@ -358,6 +359,7 @@ class Residency:
         with self._lock:
             for model in list(self._models.values()):
                 self.remove(model)
+            self.parked.clear()
             # All lead back to here: without them the arena ends with its last reference.
             self._fetch = self._arrived = self._host.moved = nothing
 

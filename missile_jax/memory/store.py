@@ -93,6 +93,7 @@ class Store:
         self._alignment = alignment
         self._zeros = zeros
         self._groups: weakref.WeakValueDictionary[bytes, Group] = weakref.WeakValueDictionary()
+        self._layouts: weakref.WeakValueDictionary[Any, ViewLayout] = weakref.WeakValueDictionary()
 
     def put(self, name: str, leaves: Sequence[jax.Array], order: Sequence[int]) -> HostModel:
         """Copies `leaves` to the host, grouped in `order` of use. One call at a time.
@@ -125,9 +126,16 @@ class Store:
         key = digest.digest()
         group = self._groups.get(key)
         if group is None:
-            entries = [(o, a.shape, a.dtype) for o, a in zip(offsets, arrays, strict=True)]
-            group = self._groups[key] = Group(end, ViewLayout(entries), weakref.ref(data))
+            entries = tuple((o, a.shape, a.dtype) for o, a in zip(offsets, arrays, strict=True))
+            group = self._groups[key] = Group(end, self._layout(entries), weakref.ref(data))
         return group, group.share(data)
+
+    def _layout(self, entries: tuple[tuple[int, tuple[int, ...], np.dtype], ...]) -> ViewLayout:
+        """The same object for equal ones, so that arrays can be used again; see `ParkedArrays`."""
+        layout = self._layouts.get(entries)
+        if layout is None:
+            layout = self._layouts[entries] = ViewLayout(entries)
+        return layout
 
 
 def grouped(

@@ -141,7 +141,7 @@ def test_an_array_ends_with_the_block(block):
 
 
 def test_each_view_counts_until_it_is_gone(arena, block):
-    views = block.views(ViewLayout([(0, (4,), "int8")] * 3), as_numpy)
+    views = list(block.views(ViewLayout([(0, (4,), "int8")] * 3), as_numpy))
     assert arena.stats()["views"] == 3
     block.release()
     while views:
@@ -162,7 +162,11 @@ def test_a_layout_serves_many_blocks_and_may_go_before_its_views(arena):
 
 
 def test_a_layout_may_be_empty(block):
-    assert block.views(ViewLayout([]), as_numpy) == []
+    views = block.views(ViewLayout([]), as_numpy)
+    assert list(views) == []
+    with pytest.raises(IndexError):
+        views[0]
+    assert views.park()
 
 
 def test_a_capsule_that_nobody_takes_ends_its_view(arena, block):
@@ -171,7 +175,7 @@ def test_a_capsule_that_nobody_takes_ends_its_view(arena, block):
     assert arena.stats()["views"] == 1
     del capsule
     assert arena.stats()["views"] == 0
-    assert block.views(layout, id) != []
+    assert len(block.views(layout, id)) == 1
     assert arena.stats()["views"] == 0
 
 
@@ -236,3 +240,87 @@ def test_a_view_of_an_output_buffer_that_is_donated_is_not_reused_early(arena, b
     del view, result
     until(lambda: block.state == "free")
     arena.check()
+
+
+@pytest.fixture
+def park(arena, block, as_jax) -> Callable[[], Any]:
+    def park():
+        """Two arrays of a block that is free again."""
+        views = block.views(ViewLayout([(64, (8,), "float32"), (128, (), "int32")]), as_jax)
+        assert views.park()
+        offset = block.offset
+        block.release()
+        stats = arena.stats()
+        assert (block.state, stats["views"], stats["parked_views"]) == ("free", 0, 2)
+        assert views.offset == offset
+        arena.check()
+        return views
+
+    return park
+
+
+def test_parked_views_show_the_next_block_at_their_place(arena, park):
+    parked = park()
+    next_block = arena.allocate(1 << 12)
+    next_block.array(64, (8,), "float32")[:] = 5
+    assert parked.attach(next_block)
+    assert (jnp.sum(parked[0]), arena.stats()["views"]) == (40, 2)
+    next_block.release()
+    assert next_block.state == "waiting"
+    assert parked.park()
+    assert next_block.state == "free"
+    arena.check()
+
+
+def test_parked_views_serve_no_other_place_and_no_smaller_block(arena, park):
+    parked = park()
+    below = arena.allocate(64)
+    with pytest.raises(ValueError, match="view 0 ends at 96, behind the block's 64"):
+        parked.attach(below)
+    elsewhere = arena.allocate(1 << 12)
+    assert elsewhere.offset != parked.offset
+    assert not parked.attach(elsewhere)
+    elsewhere.release()
+    with pytest.raises(ValueError, match="only a live one can be viewed"):
+        parked.attach(elsewhere)
+    below.release()
+    block = arena.allocate(1 << 12)
+    assert parked.attach(block)
+    assert not parked.attach(block)
+
+
+def test_views_that_somebody_holds_are_not_parked(block, as_jax):
+    views = block.views(ViewLayout([(0, (8,), "float32")]), as_jax)
+    held = views[0]
+    assert not views.park()
+    block.release()
+    assert block.state == "waiting"
+    del held
+    assert views.park()
+    assert block.state == "free"
+
+
+def test_views_of_which_one_has_ended_are_not_parked(arena, block, as_jax):
+    views = block.views(ViewLayout([(0, (8,), "float32"), (64, (2,), "float32")]), as_jax)
+    views[1].delete()
+    until(lambda: arena.stats()["views"] == 1)
+    assert not views.park()
+    block.release()
+    assert block.state == "waiting"
+    del views
+    until(lambda: block.state == "free")
+
+
+def test_parked_views_end_with_their_set(arena, park):
+    parked = park()
+    del parked
+    gc.collect()
+    until(lambda: arena.stats()["parked_views"] == 0)
+    arena.check()
+
+
+def test_a_parked_view_that_ends_makes_its_set_useless(arena, park):
+    parked = park()
+    parked[0].delete()
+    until(lambda: arena.stats()["parked_views"] == 1)
+    assert not parked.attach(arena.allocate(1 << 12))

@@ -18,12 +18,13 @@ PROGRAMS = {
         "holes.cc",
         "region.cc",
         "view.cc",
+        "view_set.cc",
     ],
     "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.
 CUDA_SOURCES = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine
-fair holes link region view""".split()
+fair holes link region view view_set""".split()
 FAKE_CUDA = Path(__file__).parents[1] / "fake_cuda" / "fake_cuda.cc"
 SANITIZERS = ["address,undefined", "thread"]
 

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "view_set.h"
+
 namespace missile {
 namespace {
 
@@ -207,7 +209,12 @@ ViewList Arena::MakeViews(BlockRecord* block, std::size_t count, std::byte** sta
 void Arena::Drop(View* view) {
   std::lock_guard lock(mutex_);
   BlockRecord* block = view->block;
+  if (view->set != nullptr) view->set->Lose(view);
   views_.Return(view);
+  if (block == nullptr) {
+    --stats_.parked_views;
+    return;
+  }
   --block->views;
   --stats_.views;
   FreeIfUnused(block);

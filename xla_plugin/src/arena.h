@@ -41,6 +41,7 @@ struct ArenaStats {
   std::uint64_t live_blocks = 0;
   std::uint64_t waiting_blocks = 0;
   std::uint64_t views = 0;
+  std::uint64_t parked_views = 0;  // That count for no block; see ViewSet.
   std::uint64_t pins = 0;
   // Since the arena was made.
   std::uint64_t allocations = 0;
@@ -91,6 +92,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
  private:
   friend class Block;
+  friend class ViewSet;
   friend void DropView(View* view);
   using Lock = std::unique_lock<std::mutex>;
 
@@ -173,6 +175,7 @@ class Block {
 
  private:
   friend class Arena;
+  friend class ViewSet;
 
   std::shared_ptr<Arena> arena_;
   BlockRecord* record_ = nullptr;

@@ -13,6 +13,7 @@
 #include "arena.h"
 #include "bindings.h"
 #include "cuda_region.h"
+#include "view_set.h"
 
 namespace py = pybind11;
 
@@ -96,13 +97,29 @@ void DropTensor(PyObject* capsule) {
   managed->deleter(managed);
 }
 
+// What was made of the views of a set.
+struct Views {
+  ViewSet set;
+  py::list made;
+
+  bool Park() {
+    // Whoever holds what was made of a view could read what comes to lie there.
+    for (py::handle one : made) {
+      if (one.ref_count() != 1) return false;
+    }
+    return set.Park();
+  }
+
+  bool Attach(const Block& block);
+};
+
 // Straight C API: this runs for each leaf of a model each time that the model is swapped in.
-py::list MakeViews(Block& block, const std::shared_ptr<ViewLayout>& layout,
-                   const py::object& make) {
+std::unique_ptr<Views> MakeViews(Block& block, const std::shared_ptr<ViewLayout>& layout,
+                                 const py::object& make) {
   WaitForMove(block);
   ViewList views = block.MakeViews(layout);
   std::size_t count = layout->entries().size();
-  py::list made(count);
+  std::unique_ptr<Views> made(new Views{{block, layout, views}, py::list(count)});
   for (std::size_t index = 0; index < count; ++index) {
     auto capsule = py::reinterpret_steal<py::object>(
         PyCapsule_New(&views.first()->managed, kTensor, DropTensor));
@@ -110,9 +127,14 @@ py::list MakeViews(Block& block, const std::shared_ptr<ViewLayout>& layout,
     views.Take();
     PyObject* result = PyObject_CallOneArg(make.ptr(), capsule.ptr());
     if (result == nullptr) throw py::error_already_set();
-    PyList_SET_ITEM(made.ptr(), static_cast<py::ssize_t>(index), result);
+    PyList_SET_ITEM(made->made.ptr(), static_cast<py::ssize_t>(index), result);
   }
   return made;
+}
+
+bool Views::Attach(const Block& block) {
+  WaitForMove(block);
+  return set.Attach(block);
 }
 
 py::array MakeArray(Block& block, std::int64_t offset_bytes, const std::vector<std::int64_t>& shape,
@@ -157,6 +179,7 @@ py::dict StatsDict(const Arena& arena) {
   made["live_blocks"] = stats.live_blocks;
   made["waiting_blocks"] = stats.waiting_blocks;
   made["views"] = stats.views;
+  made["parked_views"] = stats.parked_views;
   made["pins"] = stats.pins;
   made["allocations"] = stats.allocations;
   made["failures"] = stats.failures;
@@ -209,6 +232,24 @@ void BindArena(py::module_& m) {
       "ValueError for a dtype that has no view.")
       .def(py::init(&MakeLayout), py::arg("entries"))
       .def("__len__", [](const ViewLayout& layout) { return layout.entries().size(); });
+  py::class_<Views>(m, "Views", "What was made of the views of a block, in the layout's order.")
+      .def("__len__", [](const Views& views) { return views.made.size(); })
+      .def("__getitem__",
+           [](const Views& views, std::size_t index) -> py::object {
+             if (index >= views.made.size()) throw py::index_error();
+             return views.made[index];
+           })
+      .def("__iter__", [](const Views& views) { return py::iter(views.made); })
+      .def_property_readonly(
+          "offset", [](const Views& views) { return views.set.offset(); },
+          "Where they lie, in bytes from the arena's start.")
+      .def("park", &Views::Park,
+           "Take the views off their block, which then does not wait for them: they stay as they "
+           "are, for a block that will lie at the same place. Return False, and do nothing, if "
+           "anybody else holds what was made of one, one has ended, or they are parked already.")
+      .def("attach", &Views::Attach, py::arg("block"),
+           "Let parked views count for `block` and show its bytes. Return False, and do nothing, "
+           "if it lies elsewhere, one has ended, or they are not parked.");
   BindBlock(m);
   py::class_<Arena, std::shared_ptr<Arena>>(
       m, "Arena",

@@ -47,7 +47,8 @@ void Arena::Check() const {
   Expect(seen.live_blocks == stats_.live_blocks, "the count of live blocks is off");
   Expect(seen.waiting_blocks == stats_.waiting_blocks, "the count of waiting blocks is off");
   Expect(seen.pins == stats_.pins, "the count of pins is off");
-  Expect(seen.views == stats_.views && seen.views == views_.taken(), "the count of views is off");
+  Expect(seen.views == stats_.views && seen.views + stats_.parked_views == views_.taken(),
+         "the count of views is off");
   Expect(seen.requested_bytes == stats_.requested_bytes, "the count of requested bytes is off");
   holes_.Check(holes, free_bytes);
 }

@@ -10,6 +10,7 @@
 namespace missile {
 
 class Arena;
+class ViewSet;
 struct BlockRecord;
 
 // Bytes of a compact tensor. Throws std::invalid_argument for a negative axis or too many bytes.
@@ -38,12 +39,13 @@ class ViewLayout {
   std::uint64_t offset_bits_ = 0;
 };
 
-// One view. Its shape is the layout's.
+// One view. Its shape is the layout's. block: what it counts for; null while it is parked.
 struct View {
   DLManagedTensor managed{};
   std::shared_ptr<Arena> arena;
   std::shared_ptr<const ViewLayout> layout;
   BlockRecord* block = nullptr;
+  ViewSet* set = nullptr;
   View* next = nullptr;
 };
 

@@ -2,6 +2,7 @@
 // tests/memory/test_sanitizers.py. Exits with 0 if every block kept its bytes and nothing was lost.
 #include "arena.h"
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "view_set.h"
+
 namespace {
 
 using missile::Arena;
@@ -21,6 +24,7 @@ using missile::DLManagedTensor;
 using missile::View;
 using missile::ViewLayout;
 using missile::ViewList;
+using missile::ViewSet;
 
 constexpr std::uint64_t kArenaBytes = std::uint64_t{4} << 20;
 constexpr std::uint64_t kLargestBlock = std::uint64_t{96} << 10;
@@ -83,13 +87,66 @@ class Handover {
     return true;
   }
 
+  // Parks the views of a block that is about to be released.
+  void Leave(const Block& block, ViewList views, std::shared_ptr<const ViewLayout> layout) {
+    Parked parked{std::make_unique<ViewSet>(block, std::move(layout), views), {}};
+    while (views.first() != nullptr) parked.tensors.push_back(&views.Take()->managed);
+    Require(parked.set->Park(), "views that nobody else has were not parked");
+    Return(std::move(parked));
+  }
+  // Lets parked views show a block, if they lie where it does. Some end, some are left again.
+  void Meet(const Block& block, unsigned char pattern, bool end) {
+    Parked parked;
+    {
+      std::lock_guard lock(mutex_);
+      if (parked_.empty()) return;
+      parked = std::move(parked_.front());
+      parked_.pop_front();
+    }
+    if (parked.set->Attach(block)) {
+      ++met_;
+      for (DLManagedTensor* tensor : parked.tensors) {
+        Require(Holds(static_cast<std::byte*>(tensor->dl_tensor.data), 12, pattern),
+                "a parked view shows other bytes");
+      }
+      if (!end) Require(parked.set->Park(), "attached views were not parked");
+    }
+    if (end) {
+      End(&parked);
+    } else {
+      Return(std::move(parked));
+    }
+  }
+  // How often views met a block in their place.
+  int EndParked() {
+    for (Parked& parked : parked_) End(&parked);
+    parked_.clear();
+    return met_;
+  }
+
  private:
+  struct Parked {
+    std::unique_ptr<ViewSet> set;
+    std::vector<DLManagedTensor*> tensors;
+  };
+  static void End(Parked* parked) {
+    // The set may go before its views or behind them.
+    if (parked->tensors.front()->dl_tensor.shape[0] == 3) parked->set.reset();
+    for (DLManagedTensor* tensor : parked->tensors) tensor->deleter(tensor);
+    parked->tensors.clear();
+  }
+  void Return(Parked parked) {
+    std::lock_guard lock(mutex_);
+    parked_.push_back(std::move(parked));
+  }
   struct Tensor {
     DLManagedTensor* managed;
     unsigned char pattern;
   };
   std::mutex mutex_;
   std::deque<Tensor> tensors_;
+  std::deque<Parked> parked_;
+  std::atomic<int> met_ = 0;
 };
 
 void Use(const std::shared_ptr<Arena>& arena, Handover& handover, unsigned seed) {
@@ -110,12 +167,20 @@ void Use(const std::shared_ptr<Arena>& arena, Handover& handover, unsigned seed)
       }
       // Full: room for the next ones.
       while (mine.size() > 24) mine.pop_back();
+      if (random() % 2 == 0 && !mine.empty()) {
+        handover.Meet(*mine.back().block, mine.back().pattern, random() % 8 == 0);
+      }
     } else if (what < 9) {
       std::swap(any(), mine.back());
       Filled last = std::move(mine.back());
       mine.pop_back();
       Verify(last);
       ViewList views = last.block->MakeViews(layout);
+      if (random() % 4 == 0) {
+        handover.Leave(*last.block, std::move(views), layout);
+        last.block->Release();
+        continue;
+      }
       // One is handed to whichever thread comes by, one is dropped here, before or after release.
       handover.Put(&views.Take()->managed, last.pattern);
       if (random() % 2 == 0) DropView(views.Take());
@@ -148,6 +213,7 @@ int main() {
   for (std::thread& thread : threads) thread.join();
   while (handover.EndOne(0)) {
   }
+  Require(handover.EndParked() > 0, "parked views never met a block in their place");
   arena->Check();
   missile::ArenaStats stats = arena->Stats();
   Require(stats.live_blocks == 0 && stats.waiting_blocks == 0, "a block was not freed");

@@ -1,0 +1,58 @@
+"""Arrays of models that have left, kept for whoever comes to lie where they show."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from missile_jax._native import Block, ViewLayout, Views
+
+# Some 600 bytes each.
+_MOST_ARRAYS = 50_000
+
+
+class ParkedArrays:
+    """Makes arrays of blocks, and uses those again that were made for the same layout and place.
+
+    To make one takes JAX some microseconds, and a model has hundreds; to use one again takes none
+    of that. Equal layouts have to be the same object. Safe on any thread.
+
+    make: an array of a DLPack capsule.
+    """
+
+    def __init__(self, make: Callable[[Any], jax.Array]) -> None:
+        self._make = make
+        self._parked: OrderedDict[tuple[ViewLayout, int], Views[jax.Array]] = OrderedDict()
+        self._arrays = 0
+        self._lock = threading.Lock()
+
+    def take(self, block: Block, layout: ViewLayout) -> tuple[Views[jax.Array], bool]:
+        """The arrays that show `block`, which has a pin, and whether they were made anew."""
+        with self._lock:
+            views = self._parked.pop((layout, block.offset), None)
+            if views is not None:
+                self._arrays -= len(views)
+        if views is not None and views.attach(block):
+            return views, False
+        return block.views(layout, self._make), True
+
+    def park(self, layout: ViewLayout, views: Views[jax.Array]) -> None:
+        """Takes arrays that nobody else holds; those that somebody does end with their holder."""
+        if not views.park():
+            return
+        with self._lock:
+            # The place had no owner between: two for one place there can not be.
+            self._parked[layout, views.offset] = views
+            self._arrays += len(views)
+            while self._arrays > _MOST_ARRAYS:
+                _, oldest = self._parked.popitem(last=False)
+                self._arrays -= len(oldest)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._parked.clear()
+            self._arrays = 0
