@@ -71,6 +71,7 @@ def settings(quick: bool, seed: int, trace: Path | None) -> Settings:
 def run(chosen: Settings, console: Console) -> Report:
     report = Report("density", chosen.seed)
     late_s: list[float] = []
+    reused: dict[str, float] = {}
     for case, architectures in CASES.items():
         with _Bench(chosen, architectures, console) as bench:
             for load in chosen.loads:
@@ -78,8 +79,10 @@ def run(chosen: Settings, console: Console) -> Report:
                 for row in bench.at_load(load):
                     report.rows.append({"case": case, "load_percent": round(100 * load)} | row)
             late_s += bench.late_s
+            reused[f"arrays_reused_share.{case}"] = bench.arrays_reused_share
     report.summary = {"functions": chosen.functions}
     report.summary |= _summary(report.rows, round(100 * chosen.loads[0]))
+    report.summary |= reused
     report.summary["sent_late_p99_ms"] = float(np.percentile(late_s, 99)) * 1e3
     return report
 
@@ -176,6 +179,15 @@ class _Bench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def arrays_reused_share(self) -> float:
+        """Of the arrays that models of "missile" got when they came, those that others left."""
+        system = self._systems["missile"]
+        assert isinstance(system, _Served)
+        models = [model["residency"] for model in system.runtime.stats()["models"].values()]
+        reused = sum(model["arrays_reused"] for model in models)
+        return reused / (reused + sum(model["arrays_created"] for model in models))
 
     def _most_called(self, limit_bytes: int) -> list[int]:
         """The functions called most, of each architecture in turn, as many as fit."""

@@ -92,13 +92,14 @@ def _overhead(data: Json) -> str:
 
 def _swap(data: Json) -> str:
     head = ["model, link", "MB", "resident", "swapped", "bound", "ratio to bound"]
-    head += ["ratio to resident", "us a leaf"]
+    head += ["ratio to resident", "us an array, new", "used again"]
     rows = []
     for row in data["rows"]:
         line = [f"{row['model']}, {row['bus']}{' (heavy)' if row['heavy'] else ''}"]
         line.append(f"{row['parameter_mb']:.0f}")
         line += [f"{row[k]:.1f} ms" for k in ("resident_ms", "swapped_ms", "bound_ms")]
-        line += [f"{row[k]:.2f}" for k in ("ratio_to_bound", "ratio_to_resident", "us_per_leaf")]
+        line += [f"{row[k]:.2f}" for k in ("ratio_to_bound", "ratio_to_resident")]
+        line += [f"{row[k]:.1f}" for k in ("us_per_new_leaf", "us_per_leaf")]
         rows.append(line)
     return _table(head, rows)
 

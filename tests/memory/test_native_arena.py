@@ -281,6 +281,7 @@ def test_stats_say_what_is_wasted(arena):
         "live_blocks": 1,
         "waiting_blocks": 0,
         "views": 0,
+        "parked_views": 0,
         "pins": 0,
         "allocations": 1,
         "failures": 0,
