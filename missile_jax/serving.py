@@ -6,22 +6,22 @@ import contextlib
 import ipaddress
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from missile_jax.errors import ConfigError
 from missile_jax.options import GrpcOptions, HttpOptions, Options, ServerOptions
 from missile_jax.runtime import Runtime
 from missile_jax.schedule.view import Policy
-from missile_jax.server.auth import Tokens
+from missile_jax.server.access import Access
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.repository import Repository
 from missile_jax.server.serve import HttpServer
+from missile_jax.server.watch import Watch
+from missile_jax.signals import Order, Signals, signals
 from missile_jax.spec import Model, ModelSource, Tenant
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Serving:
         http: HttpServer,
         grpc: GrpcServer | None,
         admin: HttpServer | None,
+        access: Access,
+        watch: Watch | None,
         drain: _Drain,
     ) -> None:
         self.runtime = runtime
@@ -65,7 +67,17 @@ class Serving:
         self._servers = [server for server in (http, grpc, admin) if server is not None]
         self._dataplane = dataplane
         self._repository = repository
+        self._access = access
+        self._watch = watch
         self._drain = drain
+
+    def reread(self, options: ServerOptions) -> None:
+        """Take tokens and certificates from `options`, and no other change; requests go on.
+
+        Raises ConfigError where they are wrong, or where one or the other is turned on or off; all
+        stays as it was then.
+        """
+        self._access.replace(options)
 
     def close(self) -> None:
         """Take no more requests, finish those in flight, close the runtime. May be called again.
@@ -78,6 +90,8 @@ class Serving:
         with ThreadPoolExecutor() as threads:
             for closed in [threads.submit(server.close) for server in self._servers]:
                 closed.result()
+        if self._watch is not None:
+            self._watch.close()
         self._repository.close()
         self.runtime.close(drain=True, timeout_s=self._drain.limit_s)
 
@@ -101,6 +115,7 @@ def serve(
     disk: str | os.PathLike[str] | None = None,
     tenants: Mapping[str, Tenant] | None = None,
     block: bool = True,
+    reread: Callable[[], ServerOptions] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Serving:
     """Load `models` and serve them over the Open Inference Protocol.
@@ -114,7 +129,9 @@ def serve(
     policy, device_memory, host_memory, disk, tenants: see `Runtime`.
     block: serve until SIGINT or SIGTERM, drain, and return the closed handle. If False, return at
         once a handle to close, which is a context manager.
-    report: called with a line for each thing done: a model that was loaded, the url, the end.
+    reread: called at each SIGHUP while it blocks, for `Serving.reread`; an error is logged. None
+        for no change of what SIGHUP does.
+    report: called with a line for each thing done: a model that is loaded, the url, the end.
 
     Raises ConfigError for a wrong argument, an address in use, or one that others reach and nothing
     protects (see `AuthOptions`), before any model is loaded; ModelLoadError for a model that cannot
@@ -129,8 +146,9 @@ def serve(
     http = _changed(options.http, port=http_port, host=host)
     grpc = _changed(options.grpc, port=grpc_port)
     _check_exposure(options, http, grpc)
-    signals = _stop_signals() if block else contextlib.nullcontext(threading.Event())
-    with signals as stop, contextlib.ExitStack() as undo:
+    orders = signals(reread=reread is not None) if block else contextlib.nullcontext(Signals())
+    with orders as given, contextlib.ExitStack() as undo:
+        access = Access(options)
         runtime = undo.enter_context(
             Runtime(
                 policy=policy,
@@ -140,39 +158,45 @@ def serve(
                 tenants=tenants,
             )
         )
+        watch = Watch.of(runtime, options.trace, options.log)
+        if watch is not None:
+            undo.callback(watch.close)
         repository = undo.enter_context(Repository(runtime, sources))
         dataplane = Dataplane(
             runtime,
             repository,
             options.shared_memory,
-            tokens=Tokens.of(options.auth.tokens),
+            tokens=access.tokens,
             limits=options.limits,
         )
-        http_server = undo.enter_context(
-            _http_server(dataplane, http, options, options.admin.port is None)
-        )
+        doors = _Doors(dataplane, options, access, watch)
+        http_server = undo.enter_context(doors.http(http, admin=options.admin.port is None))
         admin_server = None
         if options.admin.port is not None:
             where = _changed(http, host=options.admin.host, port=options.admin.port)
-            admin_server = undo.enter_context(_http_server(dataplane, where, options, True))
+            admin_server = undo.enter_context(doors.http(where, admin=True))
         grpc_server = None
         if grpc.port is not None:
-            grpc_server = undo.enter_context(_grpc_server(dataplane, grpc, options))
-        _load(repository, sources, stop, report)
+            grpc_server = undo.enter_context(doors.grpc(grpc))
+        _load(repository, sources, given.stop, report)
         undo.pop_all()
         drain = _Drain(http.drain_delay_s, max(http.drain_s, grpc.drain_s))
         serving = Serving(
-            runtime, dataplane, repository, http_server, grpc_server, admin_server, drain
+            runtime,
+            dataplane,
+            repository,
+            http_server,
+            grpc_server,
+            admin_server,
+            access,
+            watch,
+            drain,
         )
-        if not stop.is_set():
-            where = serving.url
-            if serving.grpc_url is not None:
-                where += f" and grpc://{serving.grpc_url}"
-            if serving.admin_url is not None:
-                where += f", for admins on {serving.admin_url}"
-            report(f"serving {', '.join(names)} on {where}{'; stop with Ctrl-C' * block}")
+        if not given.stop.is_set():
+            _report_start(serving, sources, block, report)
         if block:
-            stop.wait()
+            while given.wait() is Order.REREAD:
+                _reread(serving, reread, report)
             report("draining")
             serving.close()
             report("stopped")
@@ -213,26 +237,36 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _http_server(
-    dataplane: Dataplane, http: HttpOptions, options: ServerOptions, admin: bool
-) -> HttpServer:
-    return HttpServer(
-        dataplane,
-        http,
-        observe=options.observe,
-        trace=options.trace,
-        log=options.log,
-        tls=options.tls,
-        admin=admin,
-    )
+class _Doors(NamedTuple):
+    """What all servers of one `serve` have in common."""
 
+    dataplane: Dataplane
+    options: ServerOptions
+    access: Access
+    watch: Watch | None
 
-def _grpc_server(dataplane: Dataplane, grpc: GrpcOptions, options: ServerOptions) -> GrpcServer:
-    try:
-        from missile_jax.server.grpc.server import GrpcServer
-    except ImportError as error:
-        raise ConfigError(f"gRPC needs missile-jax[grpc]: {error}") from None
-    return GrpcServer(dataplane, grpc, tls=options.tls, admin=options.admin.port is None)
+    def http(self, http: HttpOptions, *, admin: bool) -> HttpServer:
+        return HttpServer(
+            self.dataplane,
+            http,
+            observe=self.options.observe,
+            watch=self.watch,
+            tls=self.access.tls,
+            admin=admin,
+        )
+
+    def grpc(self, grpc: GrpcOptions) -> GrpcServer:
+        try:
+            from missile_jax.server.grpc.server import GrpcServer
+        except ImportError as error:
+            raise ConfigError(f"gRPC needs missile-jax[grpc]: {error}") from None
+        return GrpcServer(
+            self.dataplane,
+            grpc,
+            watch=self.watch,
+            tls=self.access.tls,
+            admin=self.options.admin.port is None,
+        )
 
 
 def _load(
@@ -244,27 +278,40 @@ def _load(
     for source in sources:
         if source.on_request or stop.is_set():
             continue
+        report(f"loading {source.name}")
         start = time.perf_counter()
         info = repository.load(source.name)
         seconds = time.perf_counter() - start
         report(f"loaded {info.name} ({info.priority.value}) in {seconds:.1f} s")
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; the second signal does what it did before."""
-    stop = threading.Event()
+def _report_start(
+    serving: Serving, sources: Sequence[ModelSource], block: bool, report: Callable[[str], None]
+) -> None:
+    where = f"serving on {serving.url}"
+    if serving.grpc_url is not None:
+        where += f" and grpc://{serving.grpc_url}"
+    if serving.admin_url is not None:
+        where += f", for admins on {serving.admin_url}"
+    report(where)
+    for what, on_request in (("loaded", False), ("loaded on request", True)):
+        names = [source.name for source in sources if source.on_request is on_request]
+        if names:
+            report(f"{what}: {', '.join(names)}")
+    if block:
+        report("stop with Ctrl-C")
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        restore()
-        stop.set()
-
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+def _reread(
+    serving: Serving,
+    reread: Callable[[], ServerOptions] | None,
+    report: Callable[[str], None],
+) -> None:
+    assert reread is not None, "SIGHUP is left alone without"
     try:
-        yield stop
-    finally:
-        restore()
+        serving.reread(reread())
+    except Exception as error:  # noqa: BLE001 - what is read anew must not end what is served
+        unknown = None if isinstance(error, ConfigError) else error
+        _log.error("tokens and certificates stay as they were: %s", error, exc_info=unknown)
+    else:
+        report("tokens and certificates were read again")

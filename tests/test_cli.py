@@ -133,10 +133,11 @@ def serving(file, environment) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_drains_when_it_is_told_to_stop(serving, file, number):
+    assert serving.stdout.readline() == "loading slow\n"
     assert serving.stdout.readline().startswith("loaded slow (latency) in ")
-    ready = serving.stdout.readline()
-    url = ready.split()[3].removesuffix(";")
-    assert ready == f"serving slow on {url}; stop with Ctrl-C\n"
+    url = serving.stdout.readline().removeprefix("serving on ").strip()
+    assert serving.stdout.readline() == "loaded: slow\n"
+    assert serving.stdout.readline() == "stop with Ctrl-C\n"
     answers = []
 
     def ask() -> None:

@@ -59,8 +59,10 @@ class Served:
         self.address = ""
 
     def wait_loaded(self) -> None:
+        assert self.line() == "loading slow\n"
         assert self.line().startswith("loaded slow")
-        self.address = self.line().split()[3].removesuffix(";").removeprefix("http://")
+        self.address = self.line().removeprefix("serving on http://").strip()
+        assert [self.line(), self.line()] == ["loaded: slow\n", "stop with Ctrl-C\n"]
 
     def line(self) -> str:
         return self.process.stdout.readline()
@@ -164,6 +166,7 @@ def test_it_is_alive_while_it_loads_and_a_signal_then_ends_it(serve):
     assert (status, json.loads(body)) == (503, {"error": "model 'slow' is LOADING"})
     served.process.send_signal(signal.SIGTERM)
     served.release("slow_load")
+    assert served.line() == "loading slow\n"
     assert served.line().startswith("loaded slow")
     assert served.line() == "draining\n"
     assert served.line() == "stopped\n"

@@ -51,8 +51,9 @@ def test_serve_without_blocking():
         assert ask(serving.url, 4) == 8
         assert serving.runtime.infer("double", np.float32([[5]])).tolist() == [[10]]
         assert serving.runtime.stats()["policy"] == "fifo"
-    assert lines[0].startswith("loaded double (best_effort) in ")
-    assert lines[1] == f"serving double on {serving.url}"
+    assert lines[0] == "loading double"
+    assert lines[1].startswith("loaded double (best_effort) in ")
+    assert lines[2:] == [f"serving on {serving.url}", "loaded: double"]
     serving.close()
     with pytest.raises(RuntimeClosedError):
         serving.runtime.describe("double")
@@ -65,7 +66,7 @@ def test_both_doors_open_and_drain_together(barrier):
     )
     lines = []
     serving = serve([model], http_port=0, grpc_port=0, block=False, report=lines.append)
-    assert lines[-1] == f"serving held on {serving.url} and grpc://{serving.grpc_url}"
+    assert lines[-2] == f"serving on {serving.url} and grpc://{serving.grpc_url}"
     held.shut()
     with grpc.insecure_channel(serving.grpc_url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -37,7 +37,10 @@ def serve(
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Who goes next on the device.")] = None,
 ) -> None:
-    """Serve the models in FILE until SIGINT or SIGTERM, then drain."""
+    """Serve the models in FILE until SIGINT or SIGTERM, then drain.
+
+    At SIGHUP the tokens and certificates of FILE are read again; requests go on.
+    """
     flags = {
         "--http-port": http_port,
         "--grpc-port": grpc_port,
@@ -54,6 +57,7 @@ def serve(
         host_memory=config.host_memory,
         disk=config.disk,
         tenants=config.build_tenants(),
+        reread=lambda: _load(file, flags),
         report=typer.echo,
     )
 
@@ -71,5 +75,7 @@ def config(file: File) -> None:
 
 def _load(file: Path, flags: dict[str, int | str | None]) -> Config:
     # Factories are looked up beside the file that names them.
-    sys.path.insert(0, str(file.parent.resolve()))
+    beside = str(file.parent.resolve())
+    if sys.path[0] != beside:
+        sys.path.insert(0, beside)
     return load_config(file, environment=os.environ, flags=flags)

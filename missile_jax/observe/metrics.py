@@ -18,6 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from missile_jax.engine.stats import BOUNDS_NS
+from missile_jax.observe.calls import Calls, CallsCollector
 from missile_jax.observe.gpu import DeviceCollector
 from missile_jax.runtime import Runtime
 
@@ -203,11 +204,12 @@ class RuntimeCollector(Collector):
 
 
 class Exposition:
-    """The metrics of a runtime and of the device it serves from, in the format of a scrape."""
+    """The metrics of a runtime, its device and the doors before it, in the format of a scrape."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, calls: Calls) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(RuntimeCollector(runtime))
+        self._registry.register(CallsCollector(calls))
         self._registry.register(DeviceCollector(runtime))
 
     def render(self, accept: str) -> tuple[bytes, str]:

@@ -39,16 +39,16 @@ _PAGE_HEADERS = {
 def operator_routes(dataplane: Dataplane, options: ObserveOptions) -> list[Route]:
     """All of them: beside what `options` asks for, models and shared memory."""
     return [
-        *(metrics_routes(dataplane.runtime) if options.metrics else []),
+        *(metrics_routes(dataplane) if options.metrics else []),
         *admin_routes(dataplane.runtime, options),
         *repository_routes(dataplane),
         *memory_routes(dataplane.regions),
     ]
 
 
-def metrics_routes(runtime: Runtime) -> list[Route]:
+def metrics_routes(dataplane: Dataplane) -> list[Route]:
     """``/metrics`` for Prometheus."""
-    exposition = Exposition(runtime)
+    exposition = Exposition(dataplane.runtime, dataplane.calls)
 
     def metrics(request: Request) -> Response:
         body, content_type = exposition.render(request.headers.get("accept", ""))

@@ -92,6 +92,11 @@ class Tokens:
     """Finds the caller who has a token."""
 
     def __init__(self, tokens: Sequence[TokenOptions]) -> None:
+        self._callers: list[tuple[bytes, Caller]] = []
+        self.replace(tokens)
+
+    def replace(self, tokens: Sequence[TokenOptions]) -> None:
+        """Know these from now on, and no others. May be called from any thread."""
         self._callers = [(bytes.fromhex(token.sha256), Caller.of(token)) for token in tokens]
 
     @classmethod

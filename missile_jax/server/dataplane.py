@@ -21,6 +21,7 @@ import numpy as np
 
 from missile_jax.engine.request import Phases
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
+from missile_jax.observe.calls import Calls
 from missile_jax.options import LimitOptions, SharedMemoryOptions
 from missile_jax.runtime import Runtime
 from missile_jax.server.auth import ANYONE, Call, Caller, Tokens
@@ -42,10 +43,11 @@ class Dataplane:
     repository: the models that can be loaded and unloaded; none by default.
     regions: of shared memory, which all front ends share.
     tokens: of those who may call; None for anyone. limits: of one request.
+    calls: where front ends count what they answer.
     draining: set before the server ends, so that it is not ready any more.
     """
 
-    __slots__ = ("_repository", "draining", "limits", "regions", "runtime", "tokens")
+    __slots__ = ("_repository", "calls", "draining", "limits", "regions", "runtime", "tokens")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Dataplane:
         self.regions = Regions(shared_memory)
         self.tokens = tokens
         self.limits = limits
+        self.calls = Calls()
         self.draining = False
 
     def ready(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import orjson
@@ -17,9 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from missile_jax.errors import MissileError, RuntimeClosedError
+from missile_jax.observe.calls import OTHER
 from missile_jax.server.answer import JSON, Answer, failure
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import (
@@ -42,13 +44,15 @@ from missile_jax.server.openapi import document
 from missile_jax.server.protocol import CONNECTION, Connection
 from missile_jax.server.shared_memory import Regions
 from missile_jax.server.turns import Turns
-from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
+from missile_jax.server.watch import REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
 
 _BINARY = (b"content-type", b"application/octet-stream")
 # Where a scope has what the request is called.
 _ID = "missile.id"
 _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+# As others do who have to say that the client left; it is never sent.
+_CLIENT_LEFT = 499
 
 
 class HttpApp:
@@ -73,6 +77,7 @@ class HttpApp:
         self._watch = watch
         self._others = _starlette(dataplane, routes)
         self._turns = Turns()
+        self._answered = dataplane.calls.door("http")
         self.workers = Workers("missile-http")
 
     def routes(self) -> set[tuple[str, str]]:
@@ -85,25 +90,48 @@ class HttpApp:
         }
         return others | {("POST", f"{base}/infer") for base in _MODEL_PATHS}
 
+    def refused(self, status: int) -> None:
+        """Counts an answer to what was no request, or none that could be read."""
+        self._answered[OTHER, str(status)] += 1
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that is no inference."""
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                path = route.path if isinstance(route, Route) else OTHER
+                self._answered[path, str(message["status"])] += 1
+            await send(message)
+
+        await self._others(scope, receive, counted)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         target = _infer_target(scope)
         if target is None:
-            await self._others(scope, receive, send)
+            await self._other(scope, receive, send)
             return
         connection: Connection = scope["extensions"][CONNECTION]
         watched = None
         if self._watch is not None:
-            watched = self._watch.begin(by_name(scope["headers"]), target[0])
+            watched = self._watch.begin("http", by_name(scope["headers"]), target[0])
+        error: BaseException | None = None
         try:
             answer = await self._infer(*target, scope, receive, connection, watched)
         except asyncio.CancelledError:
             # uvicorn does that to what is left when the time to drain is over.
-            answer = failure(RuntimeClosedError("the server stopped before the answer was there"))
-        except Exception as error:  # noqa: BLE001 - the last one to hear of it
+            error = RuntimeClosedError("the server stopped before the answer was there")
+            answer = failure(error)
+        except Exception as raised:  # noqa: BLE001 - the last one to hear of it
+            error = raised
             answer = failure(error, f"model {target[0]!r}", _request_id(scope))
+        if answer is None or connection.is_closing():
+            answer, error = None, CancelledError()
+        status = _CLIENT_LEFT if answer is None else answer.status
+        self._answered[f"{_MODEL_PATHS[bool(target[1])]}/infer", str(status)] += 1
         if watched is not None:
-            _end(watched, scope, answer)
+            _end(watched, scope, answer, error)
         if answer is not None:
             status, body, headers, rest = answer
             connection.hold()
@@ -230,16 +258,18 @@ def _request_id(scope: Scope) -> str:
     return found
 
 
-def _end(watched: Watched, scope: Scope, answer: Answer | None) -> None:
+def _end(
+    watched: Watched, scope: Scope, answer: Answer | None, error: BaseException | None
+) -> None:
     called = _request_id(scope)
     if answer is None:
-        watched.end(called, CLIENT_LEFT)
+        watched.end(called, _CLIENT_LEFT, error, "the client left")
         return
-    failed = answer.status != 200
-    error = orjson.loads(answer.body)["error"] if failed else ""
-    answer.headers.extend(watched.end(called, answer.status, error))
-    if not failed:
-        answer.headers.append((REQUEST_ID.encode(), called.encode()))
+    text = "" if error is None else orjson.loads(answer.body)["error"]
+    more = watched.end(called, answer.status, error, text)
+    if error is None:
+        more[REQUEST_ID] = called
+    answer.headers.extend([(name.encode(), value.encode()) for name, value in more.items()])
 
 
 def _infer_target(scope: Scope) -> tuple[str, str] | None:

@@ -74,6 +74,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     limits: HttpOptions
+    refused: Callable[[int], None]
     _head_bytes = 0
     _in_head = False
     _in_body = False
@@ -174,6 +175,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing():
             return
+        self.refused(status)
         self._in_head = self._in_body = False
         body = orjson.dumps({"error": message})
         self.transport.write(
@@ -183,6 +185,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def limited_protocol(limits: HttpOptions) -> type[LimitedProtocol]:
-    """The protocol class for uvicorn's ``http=``, which takes a class and no arguments."""
-    return type("Protocol", (LimitedProtocol,), {"limits": limits})
+def limited_protocol(limits: HttpOptions, refused: Callable[[int], None]) -> type[LimitedProtocol]:
+    """The protocol class for uvicorn's ``http=``, which takes a class and no arguments.
+
+    refused: called with the status of each answer that the application knows nothing of.
+    """
+    fields = {"limits": limits, "refused": staticmethod(refused)}
+    return type("Protocol", (LimitedProtocol,), fields)

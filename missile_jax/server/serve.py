@@ -11,12 +11,12 @@ import uvicorn
 import uvloop
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import HttpOptions, LogOptions, ObserveOptions, TlsOptions, TraceOptions
+from missile_jax.options import HttpOptions, ObserveOptions
 from missile_jax.server.admin import operator_routes
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.http import HttpApp
 from missile_jax.server.protocol import limited_protocol
-from missile_jax.server.tls import ssl_context
+from missile_jax.server.tls import Tls
 from missile_jax.server.watch import Watch
 
 _BACKLOG = 2048
@@ -25,12 +25,13 @@ _BACKLOG = 2048
 class HttpServer:
     """Serves a `Dataplane` over HTTP between `start` and `close`, or inside a ``with`` block.
 
-    observe, trace, log: what it shows of itself, and what it writes of inferences.
+    observe: what it shows of itself. watch: follows each inference; None for no one.
+    tls: None for plain HTTP.
     admin: whether it also answers those who run the server.
     host, port: where it listens, also where `options` asked for any free port.
 
-    The address is taken at once: ConfigError if it cannot be, or if files of `tls` are wrong. The
-    runtime stays the caller's, to be closed after the server.
+    The address is taken at once: ConfigError if it cannot be. Runtime and watch stay the caller's,
+    to be closed after the server.
     """
 
     def __init__(
@@ -39,26 +40,23 @@ class HttpServer:
         options: HttpOptions = HttpOptions(),
         *,
         observe: ObserveOptions = ObserveOptions(),
-        trace: TraceOptions = TraceOptions(),
-        log: LogOptions = LogOptions(),
-        tls: TlsOptions = TlsOptions(),
+        watch: Watch | None = None,
+        tls: Tls | None = None,
         admin: bool = True,
     ) -> None:
-        context = ssl_context(tls)
-        self._watch = Watch.of(dataplane.runtime, trace, log)
-        self._scheme = "http" if context is None else "https"
+        self._scheme = "http" if tls is None else "https"
         self._socket = _bind(options.host, options.port)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._app = HttpApp(
             dataplane,
             max_body_bytes=options.max_body_bytes,
-            watch=self._watch,
+            watch=watch,
             routes=operator_routes(dataplane, observe) if admin else (),
         )
         config = uvicorn.Config(
             self._app,
-            http=limited_protocol(options),
+            http=limited_protocol(options, self._app.refused),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -72,7 +70,9 @@ class HttpServer:
             timeout_graceful_shutdown=max(1, round(options.drain_s)),
         )
         config.load()
-        config.ssl = context  # its own would take ciphers that are out of date
+        config.ssl = (
+            None if tls is None else tls.context()
+        )  # its own would take ciphers that are out of date
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="missile-http", daemon=True)
 
@@ -96,8 +96,6 @@ class HttpServer:
             self._thread.join()
         self._app.workers.close()
         self._socket.close()
-        if self._watch is not None:
-            self._watch.close()
 
     def __enter__(self) -> Self:
         return self.start()

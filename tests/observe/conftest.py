@@ -14,9 +14,10 @@ from harness import Client
 from observed import linear
 
 from missile_jax import SLO, Runtime, Tenant
-from missile_jax.options import HttpOptions
+from missile_jax.options import HttpOptions, LogOptions, TraceOptions
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
+from missile_jax.server.watch import Watch
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +37,23 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Client]]:
-    """Starts servers, each given back as a client of it, and closes both."""
+    """Starts servers, each given back as a client of it, and closes both.
+
+    trace, log: for their watch.
+    """
     with ExitStack() as stack:
 
-        def start(runtime: Runtime, **options: Any) -> Client:
+        def start(
+            runtime: Runtime,
+            trace: TraceOptions = TraceOptions(),
+            log: LogOptions = LogOptions(),
+            **options: Any,
+        ) -> Client:
+            watch = Watch.of(runtime, trace, log)
+            if watch is not None:
+                stack.callback(watch.close)
             server = stack.enter_context(
-                HttpServer(Dataplane(runtime), HttpOptions(port=0), **options)
+                HttpServer(Dataplane(runtime), HttpOptions(port=0), watch=watch, **options)
             )
             client = Client(server)
             stack.callback(client.connection.close)

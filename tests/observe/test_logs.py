@@ -4,14 +4,21 @@ import json
 import logging
 import sys
 
+import grpc
+import numpy as np
 import pytest
 from harness import Gate, tensor
 from observed import X
+from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax import Runtime
 from missile_jax.observe.logs import configure_logs
-from missile_jax.options import LogOptions
+from missile_jax.options import GrpcOptions, LogOptions, TraceOptions
 from missile_jax.server.codec import InferRequest, encode_request
+from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.grpc import messages
+from missile_jax.server.grpc.server import GrpcServer
+from missile_jax.server.watch import Watch
 
 
 @pytest.fixture
@@ -95,6 +102,41 @@ def test_the_access_log_has_a_line_for_each_inference(managed, serve, logs):
     assert bad["request_id"] == made["x-request-id"] != "not one"
 
 
+def test_inferences_over_grpc_are_logged_alike(managed, logs):
+    read = logs(LogOptions(format="json"))
+    watch = Watch.of(managed, TraceOptions(), LogOptions(access=True))
+    with (
+        GrpcServer(Dataplane(managed), GrpcOptions(port=0), watch=watch) as server,
+        grpc.insecure_channel(server.url) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        fine = messages.encode_request(InferRequest({"input": X}, id="by-protocol"), "quick")
+        wrong = messages.encode_request(InferRequest({"input": X}), "nope")
+        _, call = stub.ModelInfer.with_call(fine)
+        assert dict(call.trailing_metadata())["x-request-id"] == "by-protocol"
+        _, call = stub.ModelInfer.with_call(fine, metadata=[("x-request-id", "mine")])
+        assert dict(call.trailing_metadata())["x-request-id"] == "mine"
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(wrong)
+        made = dict(caught.value.trailing_metadata())["x-request-id"]
+        stream = stub.ModelStreamInfer(iter([fine, wrong]), metadata=[("x-request-id", "stream")])
+        assert len(list(stream)) == 2
+    good, named, bad, *streamed = events(read())
+    assert (good["request_id"], good["transport"], good["model"]) == (
+        "by-protocol",
+        "grpc",
+        "quick",
+    )
+    assert (good["tenant"], good["outcome"], good["status"]) == ("a", "success", "OK")
+    assert good["total_ms"] >= good["queue_ms"] + good["swap_ms"] + good["compute_ms"]
+    assert named["request_id"] == "mine"
+    assert (bad["request_id"], bad["outcome"], bad["status"]) == (made, "error", "NOT_FOUND")
+    by_status = {event["status"]: event["request_id"] for event in streamed}
+    assert set(by_status) == {"OK", "NOT_FOUND"}
+    assert by_status["OK"] == "by-protocol"
+    assert by_status["NOT_FOUND"] != "stream"
+
+
 def test_there_is_no_access_log_unless_asked_for(managed, serve, logs):
     read = logs(LogOptions(format="json"))
     body, _ = encode_request(InferRequest({"input": X}), binary=False)
@@ -102,6 +144,23 @@ def test_there_is_no_access_log_unless_asked_for(managed, serve, logs):
     assert status == 200
     assert "x-request-id" not in headers
     assert read() == ""
+
+
+def test_an_error_over_grpc_is_found_by_its_id(tmp_path, logs):
+    read = logs(LogOptions(format="json"))
+    with Runtime(cache_dir=tmp_path) as runtime:
+        runtime.load(Gate().model("gate"))
+        with (
+            GrpcServer(Dataplane(runtime), GrpcOptions(port=0)) as server,
+            grpc.insecure_channel(server.url) as channel,
+        ):
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            negative = InferRequest({"input": np.float32([[-1]])})
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.ModelInfer(messages.encode_request(negative, "gate"))
+    (event,) = [event for event in events(read()) if "request_id" in event]
+    assert event["request_id"] == dict(caught.value.trailing_metadata())["x-request-id"]
+    assert "a secret of" in event["error"]
 
 
 @pytest.mark.parametrize("given", [{"x_request_id": "mine"}, {}])

@@ -163,8 +163,9 @@ def test_metrics_can_be_switched_off(managed, serve):
 
 def test_the_documentation_lists_every_metric(managed, serve):
     managed.infer("quick", X)
-    exposed = {}
-    for family in scrape(serve(managed)).values():
+    exposed, client = {}, serve(managed)
+    scrape(client)
+    for family in scrape(client).values():
         labels = {label for s in family.samples for label in s.labels} - {"le"}
         name = family.name + ("_total" if family.type == "counter" else "")
         exposed[name] = labels

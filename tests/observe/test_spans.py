@@ -1,4 +1,4 @@
-"""Traces over HTTP: ids in the answer, spans at an OTLP receiver."""
+"""Traces: ids in the answer, spans at an OTLP receiver."""
 
 import subprocess
 import sys
@@ -6,17 +6,22 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
+import grpc
 import pytest
 from harness import Client
 from observed import X
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.observe.trace import trace_context
-from missile_jax.options import HttpOptions, TraceOptions
+from missile_jax.options import GrpcOptions, HttpOptions, LogOptions, TraceOptions
 from missile_jax.server.codec import InferRequest, encode_request
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.grpc import messages
+from missile_jax.server.grpc.server import GrpcServer
 from missile_jax.server.serve import HttpServer
+from missile_jax.server.watch import Watch
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -73,14 +78,14 @@ def test_without_tracing_there_is_nothing(managed, serve):
 def test_spans_arrive_at_a_collector(managed, collector):
     url, spans = collector
     managed.evict("other")
-    with HttpServer(
-        Dataplane(managed), HttpOptions(port=0), trace=TraceOptions(otlp=url)
-    ) as server:
+    watch = Watch.of(managed, TraceOptions(otlp=url), LogOptions())
+    with HttpServer(Dataplane(managed), HttpOptions(port=0), watch=watch) as server:
         client = Client(server)
         _, headers, _ = infer(client, "other", traceparent=f"00-{TRACE}-{PARENT}-01")
         infer(client, "other", traceparent=f"00-{TRACE[::-1]}-{PARENT}-00")
         assert infer(client, "nope", traceparent=f"00-{'a' * 32}-{PARENT}-01")[0] == 404
         client.connection.close()
+    watch.close()
     by_trace = {}
     for span in spans:
         by_trace.setdefault(span.trace_id.hex(), []).append(span)
@@ -95,6 +100,7 @@ def test_spans_arrive_at_a_collector(managed, collector):
     attributes = {a.key: a.value.string_value or a.value.int_value for a in root.attributes}
     assert attributes == {
         "missile.request_id": "mine",
+        "missile.transport": "http",
         "missile.model": "other",
         "missile.tenant": "b",
         "missile.outcome": "success",
@@ -110,6 +116,42 @@ def test_spans_arrive_at_a_collector(managed, collector):
     (failed,) = by_trace["a" * 32]
     assert failed.status.code == Status.STATUS_CODE_ERROR
     assert "nope" in failed.status.message
+
+
+def test_spans_of_grpc_are_those_of_http(managed, collector):
+    url, spans = collector
+    watch = Watch.of(managed, TraceOptions(otlp=url), LogOptions())
+    parent = [("traceparent", f"00-{TRACE}-{PARENT}-01")]
+    with (
+        GrpcServer(Dataplane(managed), GrpcOptions(port=0), watch=watch) as server,
+        grpc.insecure_channel(server.url) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        message = messages.encode_request(InferRequest({"input": X}, id="mine"), "quick")
+        _, call = stub.ModelInfer.with_call(message, metadata=parent)
+        assert len(list(stub.ModelStreamInfer(iter([message, message]), metadata=parent))) == 2
+        with pytest.raises(grpc.RpcError):
+            stub.ModelInfer(messages.encode_request(InferRequest({"input": X}), "nope"))
+    watch.close()
+    roots = {span.span_id.hex(): span for span in spans if span.name == "infer"}
+    answered = trace_context(dict(call.trailing_metadata()))
+    assert answered is not None
+    own = roots[answered.span_id]
+    (failed,) = [root for root in roots.values() if root.trace_id.hex() != TRACE]
+    assert failed.status.code == Status.STATUS_CODE_ERROR
+    assert len(roots) == 4
+    assert {r.parent_span_id.hex() for r in roots.values() if r is not failed} == {PARENT}
+    attributes = {a.key: a.value.string_value for a in own.attributes}
+    assert attributes == {
+        "missile.request_id": "mine",
+        "missile.transport": "grpc",
+        "missile.model": "quick",
+        "missile.tenant": "a",
+        "missile.outcome": "success",
+        "rpc.response.status_code": "OK",
+        "rpc.system.name": "grpc",
+    }
+    assert "compute" in {s.name for s in spans if s.parent_span_id == own.span_id}
 
 
 def test_an_exporter_that_is_not_installed_is_named():

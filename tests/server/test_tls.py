@@ -30,7 +30,7 @@ from missile_jax.server.auth import Tokens, new_token, sha256
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.grpc.server import GrpcServer
 from missile_jax.server.serve import HttpServer
-from missile_jax.server.tls import ssl_context
+from missile_jax.server.tls import Tls
 
 SESSION = Path(__file__).with_name("triton_access_session.py")
 
@@ -76,10 +76,10 @@ def doors(request, files, runtime) -> Iterator[Doors]:
         authority = files.authority if request.param == "mtls" else None
         options = TlsOptions(certificate=files.server, key=files.server_key, client_ca=authority)
     tokens = Tokens([TokenOptions(tenant="default", sha256=sha256(TOKEN))])
-    dataplane = Dataplane(runtime, tokens=tokens)
+    dataplane, tls = Dataplane(runtime, tokens=tokens), Tls.of(options)
     with (
-        HttpServer(dataplane, HttpOptions(port=0), tls=options) as http,
-        GrpcServer(dataplane, GrpcOptions(port=0), tls=options) as rpc,
+        HttpServer(dataplane, HttpOptions(port=0), tls=tls) as http,
+        GrpcServer(dataplane, GrpcOptions(port=0), tls=tls) as rpc,
     ):
         yield Doors(http, rpc)
 
@@ -110,10 +110,10 @@ def test_tritonclient_comes_in_with_a_token_and_a_certificate(doors, files):
 @pytest.fixture(scope="module")
 def mutual(runtime, files) -> Iterator[Doors]:
     options = TlsOptions(certificate=files.server, key=files.server_key, client_ca=files.authority)
-    dataplane = Dataplane(runtime)
+    dataplane, tls = Dataplane(runtime), Tls.of(options)
     with (
-        HttpServer(dataplane, HttpOptions(port=0), tls=options) as http,
-        GrpcServer(dataplane, GrpcOptions(port=0), tls=options) as rpc,
+        HttpServer(dataplane, HttpOptions(port=0), tls=tls) as http,
+        GrpcServer(dataplane, GrpcOptions(port=0), tls=tls) as rpc,
     ):
         yield Doors(http, rpc)
 
@@ -160,7 +160,7 @@ def test_versions_before_1_2_are_refused(mutual, files):
         https(mutual.http, context)
 
 
-def test_files_that_do_not_fit_are_refused_before_anything_is_served(runtime, files, tmp_path):
+def test_files_that_do_not_fit_are_refused(files, tmp_path):
     junk = tmp_path / "junk.pem"
     junk.write_text("no certificate")
     locked = tmp_path / "locked.pem"
@@ -180,12 +180,9 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_served(runtime, fi
             "tls.client_ca",
         ),
     ):
-        wrong = TlsOptions(**options)
         with pytest.raises(ConfigError, match=message):
-            HttpServer(Dataplane(runtime), HttpOptions(port=0), tls=wrong)
-        with pytest.raises(ConfigError, match=message):
-            GrpcServer(Dataplane(runtime), GrpcOptions(port=0), tls=wrong)
+            Tls.of(TlsOptions(**options))
 
 
 def test_there_is_no_tls_without_a_certificate():
-    assert ssl_context(TlsOptions()) is None
+    assert Tls.of(TlsOptions()) is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -15,11 +14,12 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.errors import ConfigError
-from missile_jax.options import GrpcOptions, TlsOptions
+from missile_jax.options import GrpcOptions
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.grpc.health import Health
 from missile_jax.server.grpc.service import SERVICE, InferenceService, PublicInferenceService
-from missile_jax.server.tls import ssl_context
+from missile_jax.server.tls import Certificates, Tls
+from missile_jax.server.watch import Watch
 
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _BEYOND_S = 60.0
@@ -28,11 +28,12 @@ _BEYOND_S = 60.0
 class GrpcServer:
     """Serves a `Dataplane` over gRPC between `start` and `close`, or inside a ``with`` block.
 
+    watch: follows each inference; None for no one. tls: None for plain text.
     admin: whether it also answers those who run the server.
     host, port: where it listens, also where `options` asked for any free port.
 
-    The address is taken at once: ConfigError if it cannot be, or if files of `tls` are wrong. The
-    runtime stays the caller's, to be closed after the server.
+    The address is taken at once: ConfigError if it cannot be. Runtime and watch stay the caller's,
+    to be closed after the server.
     """
 
     def __init__(
@@ -40,10 +41,10 @@ class GrpcServer:
         dataplane: Dataplane,
         options: GrpcOptions,
         *,
-        tls: TlsOptions = TlsOptions(),
+        watch: Watch | None = None,
+        tls: Tls | None = None,
         admin: bool = True,
     ) -> None:
-        credentials = _credentials(tls)
         self.host = options.host
         self._options = options
         self._started = False
@@ -53,7 +54,7 @@ class GrpcServer:
         )
         self._thread.start()
         try:
-            self.port: int = self._do(self._bind(dataplane, credentials, admin))
+            self.port: int = self._do(self._bind(dataplane, watch, tls, admin))
         except RuntimeError as error:
             self._end()
             problem = str(error).partition(";")[0]  # how to debug gRPC follows
@@ -85,7 +86,7 @@ class GrpcServer:
         self.close()
 
     async def _bind(
-        self, dataplane: Dataplane, credentials: grpc.ServerCredentials | None, admin: bool
+        self, dataplane: Dataplane, watch: Watch | None, tls: Tls | None, admin: bool
     ) -> int:
         options = self._options
         self._server = grpc.aio.server(
@@ -102,17 +103,17 @@ class GrpcServer:
             ]
         )
         service = InferenceService if admin else PublicInferenceService
-        self._service = service(dataplane, options.max_stream_requests)
+        self._service = service(dataplane, options.max_stream_requests, watch)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), self._server)
         reflection.enable_server_reflection(
             [SERVICE, _HEALTH, reflection.SERVICE_NAME], self._server
         )
         address = _address(options.host, options.port)
-        if credentials is None:
+        if tls is None:
             port = self._server.add_insecure_port(address)
         else:
-            port = self._server.add_secure_port(address, credentials)
+            port = self._server.add_secure_port(address, _credentials(tls))
         if options.port not in (0, port):  # gRPC takes the lower 16 bits of any number
             raise RuntimeError("no such port")
         return port
@@ -138,14 +139,26 @@ class GrpcServer:
         self._loop.close()
 
 
-def _credentials(options: TlsOptions) -> grpc.ServerCredentials | None:
-    """None where there is no certificate. Raises ConfigError as `ssl_context` does."""
-    if ssl_context(options) is None:  # gRPC itself does not say what is wrong with a file
-        return None
-    key, certificate = Path(str(options.key)), Path(str(options.certificate))
-    authorities = None if options.client_ca is None else Path(options.client_ca).read_bytes()
-    return grpc.ssl_server_credentials(
-        [(key.read_bytes(), certificate.read_bytes())], authorities, authorities is not None
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Credentials that gRPC has renewed at each handshake after `tls` has."""
+    shown = tls.now
+
+    def configuration(now: Certificates) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(now.key, now.certificate)], now.client_ca
+        )
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if tls.now is shown:
+            return None
+        shown = tls.now
+        return configuration(shown)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(shown),
+        renewed,  # type: ignore[arg-type]  # None, for no change, is missing in its type
+        shown.client_ca is not None,
     )
 
 

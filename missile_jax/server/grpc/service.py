@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +21,15 @@ from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.grpc.messages import decode_request, encode_response
-from missile_jax.server.grpc.status import status_of
+from missile_jax.server.grpc.status import Status, status_of
+from missile_jax.server.watch import REQUEST_ID, Watch, Watched, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 
 Method = Callable[..., Awaitable[Any]]
+Headers = tuple[tuple[str, str], ...]
 
 
 def _answered(kind: Call | None) -> Callable[[Method], Method]:
@@ -36,45 +39,69 @@ def _answered(kind: Call | None) -> Callable[[Method], Method]:
     """
 
     def answered(call: Method) -> Method:
+        route, well = _route(call.__name__), (_route(call.__name__), StatusCode.OK.name)
+
         @functools.wraps(call)
         async def method(self: InferenceService, request: Any, context: ServicerContext) -> Any:
             self.begin()
             try:
                 caller = ANYONE if kind is None else self.caller(kind, context)
-                return await call(self, request, context, caller)
-            except asyncio.CancelledError:
-                if not self.stopping.is_set():
-                    raise  # the client left
-                error = RuntimeClosedError("the server stopped before the answer was there")
+                response = await call(self, request, context, caller)
+            except asyncio.CancelledError as cancelled:
+                error = self.cancelled(route, cancelled)
             except Exception as raised:  # noqa: BLE001 - the last one to hear of it
                 error = raised
-            await context.abort(*status_of(error, _subject(request)))
+            else:
+                if response is not None:  # the requests of a stream have counted
+                    self.answered[well] += 1
+                return response
+            called = request_id(_headers(context), "")
+            status = status_of(error, _subject(request), called)
+            self.answered[route, status.code.name] += 1
+            await context.abort(*status, ((REQUEST_ID, called),))
 
         return method
 
     return answered
 
 
-def _not_supported(text: str) -> Callable[..., Awaitable[Any]]:
+def _not_supported(name: str, text: str) -> Callable[..., Awaitable[Any]]:
     async def method(self: InferenceService, request: Any, context: ServicerContext) -> None:
+        self.answered[_route(name), StatusCode.UNIMPLEMENTED.name] += 1
         await context.abort(StatusCode.UNIMPLEMENTED, text)
 
     return method
 
 
-_ELSEWHERE = _not_supported("this call is answered at the server's admin port only, over HTTP")
+def _elsewhere(name: str) -> Callable[..., Awaitable[Any]]:
+    return _not_supported(name, "this call is answered at the server's admin port only, over HTTP")
+
+
+def _route(name: str) -> str:
+    return f"{SERVICE}/{name}"
+
+
+_INFER, _STREAM = _route("ModelInfer"), _route("ModelStreamInfer")
+_OK = Status(StatusCode.OK, "")
 
 
 class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The servicer.
 
     max_stream_requests: requests of one stream that may be under way.
+    watch: follows each inference; None for no one.
+    answered: counts of calls by route and status. A stream counts where it fails, and each of its
+        requests does.
     stopping: set once no more requests are taken.
     workers: for what is large; to be closed with the server.
     """
 
-    def __init__(self, dataplane: Dataplane, max_stream_requests: int) -> None:
+    def __init__(
+        self, dataplane: Dataplane, max_stream_requests: int, watch: Watch | None = None
+    ) -> None:
         self._dataplane = dataplane
+        self._watch = watch
+        self.answered = dataplane.calls.door("grpc")
         self._max_stream_requests = max_stream_requests
         self.workers = Workers("missile-grpc")
         self._calls: set[asyncio.Task[Any]] = set()
@@ -101,6 +128,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         assert call is not None
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
+
+    def cancelled(self, route: str, error: asyncio.CancelledError) -> RuntimeClosedError:
+        """What became of a call that was cancelled. Raises `error` where its client left."""
+        if self.stopping.is_set():
+            return RuntimeClosedError("the server stopped before the answer was there")
+        self.answered[route, StatusCode.CANCELLED.name] += 1
+        raise error
 
     async def stop(self, drain_s: float) -> None:
         """Take no more requests and let those in flight end; after `drain_s` they are given up."""
@@ -225,34 +259,43 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._dataplane.regions.unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
-    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _not_supported(
-        "CUDA shared memory is not supported; use system shared memory"
+    CudaSharedMemoryStatus, CudaSharedMemoryRegister, CudaSharedMemoryUnregister = (
+        _not_supported(
+            f"CudaSharedMemory{verb}",
+            "CUDA shared memory is not supported; use system shared memory",
+        )
+        for verb in ("Status", "Register", "Unregister")
     )
-    TraceSetting = _not_supported("trace settings are not supported")
-    LogSettings = _not_supported("log settings are not supported")
+    TraceSetting = _not_supported("TraceSetting", "trace settings are not supported")
+    LogSettings = _not_supported("LogSettings", "log settings are not supported")
 
     # Inference.
 
-    @_answered(Call.INFER)
     async def ModelInfer(
-        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
-    ) -> pb.ModelInferResponse:
+        self, message: pb.ModelInferRequest, context: ServicerContext
+    ) -> pb.ModelInferResponse | None:
         """One request, one response."""
-        return await self._infer(message, context, caller)
+        self.begin()
+        response, status, headers = await self._followed(_INFER, message, context)
+        if response is None:
+            await context.abort(*status, headers)
+        if headers:
+            context.set_trailing_metadata(headers)
+        return response
 
     @_answered(Call.INFER)
     async def ModelStreamInfer(
         self,
         messages: AsyncIterator[pb.ModelInferRequest],
         context: ServicerContext,
-        caller: Caller,
+        _: Caller,
     ) -> None:
         """Many requests, each answered when it is ready; an error ends its request alone."""
         places = asyncio.Semaphore(self._max_stream_requests)
         one_at_a_time = asyncio.Lock()
 
         async def answer(message: pb.ModelInferRequest) -> None:
-            response = await self._stream_response(message, context, caller)
+            response = await self._stream_response(message, context)
             async with one_at_a_time:
                 with contextlib.suppress(InternalError):  # the client left: this is cancelled next
                     await context.write(response)
@@ -272,22 +315,59 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise RuntimeClosedError("the server is stopping")
 
     async def _stream_response(
-        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
+        self, message: pb.ModelInferRequest, context: ServicerContext
     ) -> pb.ModelStreamInferResponse:
-        try:
-            response = await self._infer(message, context, caller)
-        except Exception as error:  # noqa: BLE001 - the last one to hear of it
+        response, (_, text), _ = await self._followed(_STREAM, message, context)
+        if response is None:
             response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
-            text = status_of(error, _subject(message)).text
-        else:
-            text = ""
         # There is one response to a request, so each is the final one, and none that is empty has
         # to follow for a client that asks for it by triton_enable_empty_final_response.
         response.parameters["triton_final_response"].bool_param = True
         return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
+    async def _followed(
+        self, route: str, message: pb.ModelInferRequest, context: ServicerContext
+    ) -> tuple[pb.ModelInferResponse | None, Status, Headers]:
+        """One inference, watched and counted: its response, its status, and metadata to send.
+
+        Each request of a stream shows its token anew: a token may have been revoked since.
+        """
+        watched, given = None, None
+        if self._watch is not None:
+            given = _headers(context)
+            watched = self._watch.begin("grpc", given, message.model_name)
+        response, cancelled = None, None
+        error: BaseException | None = None
+        try:
+            caller = self.caller(Call.INFER, context)
+            response = await self._infer(message, context, caller, watched)
+        except asyncio.CancelledError as raised:
+            stopped = RuntimeClosedError("the server stopped before the answer was there")
+            error = stopped if self.stopping.is_set() else CancelledError()
+            cancelled = raised
+        except Exception as raised:  # noqa: BLE001 - the last one to hear of it
+            error = raised
+        if error is None and watched is None:
+            self.answered[route, StatusCode.OK.name] += 1
+            return response, _OK, ()
+        # A stream's own id is that of all its requests.
+        named = {} if route is _STREAM else given or _headers(context)
+        called = request_id(named, message.id)
+        status = _OK if error is None else status_of(error, _subject(message), called)
+        self.answered[route, status.code.name] += 1
+        headers = {REQUEST_ID: called}
+        if watched is not None:
+            headers |= watched.end(called, status.code.name, error, status.text)
+        if cancelled is not None and (route is _STREAM or not self.stopping.is_set()):
+            raise cancelled
+        return response, status, tuple(headers.items())
+
     async def _infer(
-        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
+        self,
+        message: pb.ModelInferRequest,
+        context: ServicerContext,
+        caller: Caller,
+        watched: Watched | None,
     ) -> pb.ModelInferResponse:
         if self.stopping.is_set():
             raise RuntimeClosedError("the server is stopping")
@@ -305,6 +385,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             latency = dataplane.is_latency(name)
             pending = await self.workers.run(latency, submit, Pending.cancel)
         response, request = await pending.response(), pending.request
+        if watched is not None:
+            watched.phases = pending.phases
         encode = functools.partial(encode_response, response, request, regions)
         if response.nbytes < LARGE_BYTES and not request.slices:
             return encode()
@@ -318,8 +400,11 @@ def _names_memory(message: pb.ModelInferRequest) -> bool:
 class PublicInferenceService(InferenceService):
     """The servicer beside an admin port, which has what is not here."""
 
-    RepositoryModelLoad = RepositoryModelUnload = SystemSharedMemoryStatus = _ELSEWHERE
-    SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _ELSEWHERE
+    RepositoryModelLoad = _elsewhere("RepositoryModelLoad")
+    RepositoryModelUnload = _elsewhere("RepositoryModelUnload")
+    SystemSharedMemoryStatus = _elsewhere("SystemSharedMemoryStatus")
+    SystemSharedMemoryRegister = _elsewhere("SystemSharedMemoryRegister")
+    SystemSharedMemoryUnregister = _elsewhere("SystemSharedMemoryUnregister")
 
 
 def _until(left_s: float | None, request: InferRequest) -> InferRequest:
@@ -330,6 +415,12 @@ def _until(left_s: float | None, request: InferRequest) -> InferRequest:
     if request.timeout_us is not None:
         left_us = min(left_us, request.timeout_us)
     return replace(request, timeout_us=left_us)
+
+
+def _headers(context: ServicerContext) -> dict[str, str]:
+    """A call's metadata that are texts, by name."""
+    metadata = context.invocation_metadata() or ()
+    return {name: value for name, value in metadata if isinstance(value, str)}
 
 
 def _subject(request: Any) -> str:

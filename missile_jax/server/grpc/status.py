@@ -48,8 +48,10 @@ class Status(NamedTuple):
     text: str
 
 
-def status_of(error: Exception, subject: str) -> Status:
+def status_of(error: Exception, subject: str, request_id: str = "") -> Status:
     """What a client hears of `error`, which was raised while `subject` was served.
+
+    request_id: in the log, so that one is found by the other.
 
     Only an error that the client can act on carries its own message: one of a model's code may hold
     paths and values, and goes to the log.
@@ -60,5 +62,5 @@ def status_of(error: Exception, subject: str) -> Status:
     for kind, (code, text) in _TEXTS.items():
         if isinstance(error, kind):
             return Status(code, text)
-    _log.error("%s failed", subject, exc_info=error)
+    _log.error("%s failed", subject, exc_info=error, extra={"request_id": request_id})
     return Status(StatusCode.INTERNAL, f"{subject} failed; the server's log says why")
