@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -46,11 +47,19 @@ class Connection(asyncio.Protocol):
     """One kept-alive HTTP/1.1 connection with one request at a time in flight; opened when used.
 
     timeout_s: after which a request without an answer is lost.
+    tls: of a client; None for plain HTTP.
     """
 
-    def __init__(self, host: str, port: int, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        timeout_s: float = 60.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._address = (host, port)
         self._timeout_s = timeout_s
+        self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[int] | None = None
         self.body = b""
@@ -59,7 +68,9 @@ class Connection(asyncio.Protocol):
         """The status of the answer, whose body is `body` then. Raises OSError, Lost among them."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
-            self._transport, _ = await loop.create_connection(lambda: self, *self._address)
+            self._transport, _ = await loop.create_connection(
+                lambda: self, *self._address, ssl=self._tls
+            )
         self._parts: list[bytes] = []
         self._answer = loop.create_future()
         self._transport.write(request)
@@ -73,8 +84,12 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection, if it is open."""
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._tls is None:
             self._transport.close()
+        else:  # TLS would say goodbye and wait for the answer, longer than the loop may run
+            self._transport.abort()
 
     # Called by asyncio.
 

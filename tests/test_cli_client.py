@@ -109,7 +109,7 @@ def test_no_server_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "https://a", "http://", "http://a:b", "http://a/b"]
+    "url", ["localhost:8000", "grpc://a", "http://", "http://a:b", "http://a/b"]
 )
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ConfigError, match="must be http://HOST"):

@@ -11,8 +11,9 @@ import numpy as np
 import orjson
 import typer
 
+from missile_jax.cli.access import Ca, Cert, Key, Token, connect, context, token_in
 from missile_jax.cli.items import tensors
-from missile_jax.client import LENGTH_HEADER, Client, address
+from missile_jax.client import LENGTH_HEADER, address, authorization
 from missile_jax.errors import ServerError
 from missile_jax.server.codec import InferRequest, encode_request
 from missile_jax.server.tensors import DTYPES
@@ -28,7 +29,8 @@ _BAR = 40
 Examples:
   missile bench http://127.0.0.1:8000 squeezenet
   missile bench http://127.0.0.1:8000 mlp --rate 500 --seconds 30 --json mlp.json
-  missile bench http://127.0.0.1:8000 minilm --input "A cat sleeps." --concurrency 8"""
+  missile bench http://127.0.0.1:8000 minilm --input "A cat sleeps." --concurrency 8
+  missile bench https://gpu-1:8000 mlp --ca ca.pem --token @token"""
 )
 def bench(
     url: Annotated[str, typer.Argument(help="URL of the server.", metavar="URL")],
@@ -51,6 +53,10 @@ def bench(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and numbers.")] = 0,
     json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
 ) -> None:
     """Send requests at random times, and show the latencies.
 
@@ -59,15 +65,17 @@ def bench(
     with 1 if no request succeeds.
     """
     rng = np.random.default_rng(seed)
-    with Client(url) as client:
+    with connect(url, token, ca, cert, key) as client:
         metadata = client.metadata(model)
         inputs = (
             _random(metadata, rng) if item is None else tensors(item, zoo_model or model, metadata)
         )
         client.infer(model, inputs)
     due = np.cumsum(rng.exponential(1 / rate, max(1, round(rate * seconds))))
-    connections = [Connection(*address(url)) for _ in range(concurrency)]
-    load = open_loop(connections, [_request(url, model, inputs)], due)
+    host, port, _ = address(url)
+    tls = context(url, ca, cert, key)
+    connections = [Connection(host, port, tls=tls) for _ in range(concurrency)]
+    load = open_loop(connections, [_request(url, model, inputs, token_in(token))], due)
     with asyncio.Runner(loop_factory=precise_loop) as runner:
         outcome = runner.run(load)
     figures = {"url": url, "model": model, "seed": seed, "connections": concurrency}
@@ -89,13 +97,18 @@ def _random(metadata: dict[str, Any], rng: np.random.Generator) -> dict[str, np.
     return inputs
 
 
-def _request(url: str, model: str, inputs: dict[str, np.ndarray]) -> bytes:
-    host, port = address(url)
+def _request(url: str, model: str, inputs: dict[str, np.ndarray], token: str | None) -> bytes:
+    host, port, _ = address(url)
     body, length = encode_request(InferRequest(inputs, binary=True))
-    return (
-        f"POST /v2/models/{quote(model, '')}/infer HTTP/1.1\r\nHost: {host}:{port}\r\n"
-        f"{LENGTH_HEADER}: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    headers = {
+        "Host": f"{host}:{port}",
+        LENGTH_HEADER: length,
+        "Content-Length": len(body),
+        **authorization(token),
+    }
+    lines = [f"POST /v2/models/{quote(model, '')}/infer HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 import orjson
 import typer
 
+from missile_jax.cli.access import Ca, Cert, Key, Token, connect
 from missile_jax.cli.items import PHOTOS, is_text, tensors
-from missile_jax.client import URL, Client
+from missile_jax.client import URL
 from missile_jax.config import zoo
 
 app = typer.Typer()
@@ -25,6 +26,7 @@ Examples:
   missile client squeezenet coffee.jpg
   missile client minilm "A cat sleeps." "A kitten naps." --url http://gpu-1:8000
   missile client photos cat.png --zoo mobilenet --json
+  missile client photos cat.png --url https://gpu-1:8000 --ca ca.pem --token @token
   missile client rank features.npz"""
 )
 def client(
@@ -45,6 +47,10 @@ def client(
         typer.Option("--zoo", help="Network of the zoo that MODEL is; its own name by default."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="A JSON object for each input.")] = False,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
 ) -> None:
     """Send each INPUT to a running server, say in words what it answers.
 
@@ -52,7 +58,7 @@ def client(
     likewise, with its similarity to the others.
     """
     network = zoo_model or model
-    with Client(url) as connection:
+    with connect(url, token, ca, cert, key) as connection:
         metadata = connection.metadata(model)
         sent = [tensors(item, network, metadata) for item in inputs]
         outputs = [connection.infer(model, tensor) for tensor in sent]

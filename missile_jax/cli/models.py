@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from missile_jax.cli.access import Ca, Cert, Key, Token, connect
 from missile_jax.client import Client
 from missile_jax.config import zoo
 
@@ -19,10 +20,15 @@ app = typer.Typer()
     epilog="""\b
 Examples:
   missile models
-  missile models --url http://127.0.0.1:8000"""
+  missile models --url http://127.0.0.1:8000
+  MISSILE_TOKEN=@token missile models --url https://gpu-1:8000 --ca ca.pem"""
 )
 def models(
     url: Annotated[str | None, typer.Option(help="URL of a server: list its models.")] = None,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
 ) -> None:
     """List the networks of the zoo, or the models of a server.
 
@@ -35,7 +41,7 @@ def models(
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in ("name", "state", "priority", "inputs", "outputs"):
         table.add_column(column, overflow="fold")
-    with Client(url) as client:
+    with connect(url, token, ca, cert, key) as client:
         for entry in client.models():
             table.add_row(entry["name"], entry["state"], *_details(client, entry))
     Console(highlight=False, markup=False).print(table)
