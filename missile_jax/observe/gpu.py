@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -31,7 +31,7 @@ class DeviceCollector(Collector):
 
     def __init__(self, runtime: Runtime) -> None:
         platform = runtime.stats()["device"].partition(":")[0]
-        self._usages = _Cpu(runtime) if platform == "cpu" else _gpus
+        self._usages = _Cpu(runtime) if platform == "cpu" else _Gpus()
 
     def collect(self) -> Iterator[Metric]:
         usages = list(self._usages())
@@ -72,43 +72,80 @@ class _Cpu:
         return stats["now_ns"], sum(account["device_ns"] for account in stats["accounts"])
 
 
-def _nvml() -> Any:
-    """The module, initialised; None where it or the driver's library is missing."""
-    try:
-        import pynvml
-    except ImportError:
-        _log.warning("metrics of the GPU need nvidia-ml-py")
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        _log.warning("metrics of the GPU need NVML: %s", error)
-        return None
-    return pynvml
+class _Gpus:
+    """Every GPU that the driver shows, by NVML; one that is divided (MIG) as its instances.
 
+    What goes wrong is logged once, not at each scrape.
+    """
 
-def _gpus() -> list[Usage]:
-    pynvml = _nvml()
-    if pynvml is None:
-        return []
-    count = pynvml.nvmlDeviceGetCount()
-    return [_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(k)) for k in range(count)]
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._nvml = self._begin()
 
-
-def _gpu(pynvml: Any, handle: Any) -> Usage:
-    def known(ask: Any) -> Any:
+    def __call__(self) -> list[Usage]:
+        nvml = self._nvml
+        if nvml is None:
+            return []
         try:
-            return ask(handle)
-        except pynvml.NVMLError:  # A virtual or a shared GPU keeps some of it to itself.
-            return None
+            count = nvml.nvmlDeviceGetCount()
+        except nvml.NVMLError as error:
+            self._warn(f"metrics of GPUs are absent: {error}")
+            return []
+        usages: list[Usage] = []
+        for index in range(count):
+            try:
+                gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+                usages += [_usage(nvml, handle) for handle in _instances(nvml, gpu) or [gpu]]
+            except nvml.NVMLError as error:
+                self._warn(f"metrics of GPU {index} are absent: {error}")
+        return usages
 
-    rates = known(pynvml.nvmlDeviceGetUtilizationRates)
-    power_mw = known(pynvml.nvmlDeviceGetPowerUsage)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    def _begin(self) -> Any:
+        """The module, initialised; None where it or the driver's library is missing."""
+        try:
+            import pynvml
+        except ImportError:
+            self._warn("metrics of GPUs need nvidia-ml-py, of missile-jax[cuda12] or [cuda13]")
+            return None
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            self._warn(f"metrics of GPUs need the driver's NVML: {error}")
+            return None
+        return pynvml
+
+    def _warn(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning("%s", text)
+
+
+def _instances(nvml: Any, gpu: Any) -> list[Any] | None:
+    """Of a GPU that is divided; None for one that is not, or cannot be."""
+    mode = _known(nvml, nvml.nvmlDeviceGetMigMode, gpu)
+    if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
+        return None
+    places = range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
+    found = [_known(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu, k) for k in places]
+    return [instance for instance in found if instance is not None]
+
+
+def _usage(nvml: Any, handle: Any) -> Usage:
+    rates = _known(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+    power_mw = _known(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
+    memory = _known(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
     return Usage(
-        pynvml.nvmlDeviceGetUUID(handle),
+        nvml.nvmlDeviceGetUUID(handle),
         math.nan if rates is None else rates.gpu / 100,
         math.nan if power_mw is None else power_mw / 1000,
-        memory.used,
-        memory.total,
+        math.nan if memory is None else memory.used,
+        math.nan if memory is None else memory.total,
     )
+
+
+def _known(nvml: Any, ask: Callable[..., Any], *arguments: Any) -> Any:
+    """What NVML says; None where it does not: a shared or a divided GPU keeps some to itself."""
+    try:
+        return ask(*arguments)
+    except nvml.NVMLError:
+        return None
