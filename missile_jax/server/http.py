@@ -51,6 +51,7 @@ _BINARY = (b"content-type", b"application/octet-stream")
 # Where a scope has what the request is called.
 _ID = "missile.id"
 _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+_INFER_PATHS = tuple(f"{path}/infer" for path in _MODEL_PATHS)
 # As others do who have to say that the client left; it is never sent.
 _CLIENT_LEFT = 499
 
@@ -88,7 +89,7 @@ class HttpApp:
             if isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}
         }
-        return others | {("POST", f"{base}/infer") for base in _MODEL_PATHS}
+        return others | {("POST", path) for path in _INFER_PATHS}
 
     def refused(self, status: int) -> None:
         """Counts an answer to what was no request, or none that could be read."""
@@ -129,7 +130,8 @@ class HttpApp:
         if answer is None or connection.is_closing():
             answer, error = None, CancelledError()
         status = _CLIENT_LEFT if answer is None else answer.status
-        self._answered[f"{_MODEL_PATHS[bool(target[1])]}/infer", str(status)] += 1
+        route = _INFER_PATHS[target[1] != ""]
+        self._answered[route, "200" if status == 200 else str(status)] += 1
         if watched is not None:
             _end(watched, scope, answer, error)
         if answer is not None:
