@@ -17,6 +17,7 @@
     ├── HostMemoryError          host memory has too little room for a model's parameters
     ├── QueueFullError           too many requests wait
     │   └── OverloadedError      so many that the deadline cannot be met
+    ├── ServerBusyError          the server holds as much of requests as it may
     ├── AccessError              a client may not do what it asks for
     │   ├── UnauthenticatedError  nobody knows who it is
     │   └── ForbiddenError       it is known, and may not
@@ -102,6 +103,17 @@ class QueueFullError(MissileError):
 
 class OverloadedError(QueueFullError):
     """With what waits already, the request could not be done by its deadline."""
+
+
+class ServerBusyError(MissileError):
+    """The server holds as many bytes of requests as it may.
+
+    retry_after_s: seconds after which it is worth while to ask again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class AccessError(MissileError):

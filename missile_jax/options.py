@@ -28,6 +28,9 @@ class HttpOptions(Options):
     max_connections: one more is answered with 503 and closed.
     head_timeout_s, body_timeout_s: seconds that the head of a request has to arrive, and then its
         body; a later one is answered with 408. A new connection that is silent is closed.
+        A TLS handshake has as long as a head.
+    write_timeout_s: seconds that a client has to take an answer which does not fit into the buffers
+        between; then its connection is reset.
     drain_delay_s: seconds for which a server that is told to end still takes connections, but is
         not ready any more, so that others stop sending.
     drain_s: seconds that requests in flight have to end after that.
@@ -40,6 +43,7 @@ class HttpOptions(Options):
     max_connections: Annotated[int, Field(ge=1)] = 1000
     head_timeout_s: Positive = 10.0
     body_timeout_s: Positive = 60.0
+    write_timeout_s: Positive = 60.0
     drain_delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     drain_s: Positive = 30.0
 
@@ -53,9 +57,13 @@ class GrpcOptions(Options):
         only once it is decompressed.
     max_metadata_bytes: a call with more metadata is refused with RESOURCE_EXHAUSTED.
     max_connections: one more is closed.
+    max_calls: calls and streams of all connections at a time, and as many again that ask for health
+        or reflection; one more is refused with RESOURCE_EXHAUSTED.
     max_connection_calls: calls and streams of one connection at a time; more wait at the client.
     max_stream_requests: requests of one stream that may be under way; more wait at the client.
     handshake_timeout_s: seconds that a new connection has until it speaks gRPC.
+    idle_timeout_s: seconds after which a connection without calls is closed. Clients connect anew
+        when they need to.
     drain_s: seconds that requests in flight have to end once the server is closed.
     """
 
@@ -64,9 +72,11 @@ class GrpcOptions(Options):
     max_message_bytes: Annotated[int, Field(ge=1, lt=2**31)] = 256 * 2**20
     max_metadata_bytes: Annotated[int, Field(ge=1024, lt=2**31)] = 32 * 2**10
     max_connections: Annotated[int, Field(ge=1, lt=2**31)] = 1000
+    max_calls: Annotated[int, Field(ge=1)] = 4096
     max_connection_calls: Annotated[int, Field(ge=1, lt=2**31)] = 1000
     max_stream_requests: Annotated[int, Field(ge=1)] = 128
     handshake_timeout_s: Annotated[float, Field(ge=0.001, le=3600)] = 10.0
+    idle_timeout_s: Annotated[float, Field(ge=0.001, le=86400)] = 300.0
     drain_s: Positive = 30.0
 
 
@@ -202,16 +212,20 @@ class TlsOptions(Options):
 
 
 class LimitOptions(Options):
-    """How much one inference request may say, over HTTP and gRPC alike.
+    """How much one inference request may say, and all may hold, over HTTP and gRPC alike.
 
     max_tensors: inputs, and outputs asked for.
     max_parameters: of the request, and of each tensor.
     max_text_chars: of each id, name, and parameter that is a text.
+    max_inflight_bytes: bodies and messages of requests that have not been answered, all doors
+        together; one that finds no room is answered with 503 or RESOURCE_EXHAUSTED. Up to 64 KiB
+        of each do not count, and a request is never refused that is alone.
     """
 
     max_tensors: Annotated[int, Field(ge=1)] = 1024
     max_parameters: Annotated[int, Field(ge=1)] = 64
     max_text_chars: Annotated[int, Field(ge=1)] = 4096
+    max_inflight_bytes: Annotated[int, Field(ge=1)] = 2**30
 
 
 class ServerOptions(Options):

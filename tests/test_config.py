@@ -175,8 +175,8 @@ def test_all_that_is_wrong_is_said_at_once(problems):
             "be_floor, device_memory, host_memory, disk, tenants, timeout_ms, models",
             "be_floor: got 1.5; must be less than 1",
             "http.prt: unknown key; did you mean 'port'? allowed: host, port, max_body_bytes, "
-            "max_header_bytes, max_connections, head_timeout_s, body_timeout_s, drain_delay_s, "
-            "drain_s",
+            "max_header_bytes, max_connections, head_timeout_s, body_timeout_s, write_timeout_s, "
+            "drain_delay_s, drain_s",
             "http.max_body_bytes: got 0; must be greater than or equal to 1",
             "MISSILE_HTTP_PORT (http.port): got 99999; must be less than or equal to 65535",
             "MISSILE_POLICI: unknown variable; did you mean 'MISSILE_POLICY'? allowed: "

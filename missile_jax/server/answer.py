@@ -24,6 +24,7 @@ from missile_jax.errors import (
     QueueFullError,
     RequestError,
     RuntimeClosedError,
+    ServerBusyError,
     UnauthenticatedError,
 )
 from missile_jax.server.encoding import TooLongError
@@ -67,7 +68,10 @@ def failure(error: Exception, subject: str = "the server", request_id: str = "")
     elif isinstance(error, RequestError):
         status = 400
     elif isinstance(error, QueueFullError):
-        status, extra = 429, [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
+        status, extra = 429, [_retry_after(error.retry_after_s)]
+    elif isinstance(error, ServerBusyError):
+        # Not 429: it is not this client that asks too much, and another server may have room.
+        status, extra = 503, [_retry_after(error.retry_after_s)]
     elif isinstance(error, RuntimeClosedError | ModelUnavailableError):
         status = 503
     elif isinstance(error, DeviceMemoryError):
@@ -83,3 +87,7 @@ def failure(error: Exception, subject: str = "the server", request_id: str = "")
         extra.append((REQUEST_ID.encode(), request_id.encode()))
     body = orjson.dumps({"error": text})
     return Answer(status, body, [(b"content-length", b"%d" % len(body)), JSON, *extra])
+
+
+def _retry_after(seconds: float) -> tuple[bytes, bytes]:
+    return b"retry-after", b"%d" % max(1, math.ceil(seconds))

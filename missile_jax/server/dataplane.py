@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -26,6 +26,7 @@ from missile_jax.options import LimitOptions, SharedMemoryOptions
 from missile_jax.runtime import Runtime
 from missile_jax.server.auth import ANYONE, Call, Caller, Tokens
 from missile_jax.server.codec import InferRequest, InferResponse
+from missile_jax.server.inflight import Inflight
 from missile_jax.server.repository import READY, Repository, reason
 from missile_jax.server.shared_memory import OFF, Regions
 from missile_jax.server.tensors import CodecError, datatype_of
@@ -43,11 +44,20 @@ class Dataplane:
     repository: the models that can be loaded and unloaded; none by default.
     regions: of shared memory, which all front ends share.
     tokens: of those who may call; None for anyone. limits: of one request.
-    calls: where front ends count what they answer.
+    calls: where front ends count what they answer. inflight: what all requests hold.
     draining: set before the server ends, so that it is not ready any more.
     """
 
-    __slots__ = ("_repository", "calls", "draining", "limits", "regions", "runtime", "tokens")
+    __slots__ = (
+        "_repository",
+        "calls",
+        "draining",
+        "inflight",
+        "limits",
+        "regions",
+        "runtime",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class Dataplane:
         self.tokens = tokens
         self.limits = limits
         self.calls = Calls()
+        self.inflight = Inflight(limits.max_inflight_bytes)
         self.draining = False
 
     def ready(self) -> bool:
@@ -147,7 +158,8 @@ class Dataplane:
         parameters: of the request.
 
         Raises CodecError for parameters that would override the configuration, ModelNotFoundError
-        for a model that is not configured, and ModelUnavailableError where it cannot be loaded.
+        for a model that is not configured, QueueFullError where too many loads wait, and
+        ModelUnavailableError where it cannot be loaded.
         """
         for key in parameters or {}:
             if key == "config" or key.startswith("file:"):
@@ -155,8 +167,9 @@ class Dataplane:
                     f"parameter {key!r} is not supported: models are as the server configures them"
                 )
         self._repository.check(name)
+        load = self._repository.queue(self._repository.load, name)
         try:
-            await self._on_loader(self._repository.load, name)
+            await asyncio.wrap_future(load)
         except Exception as error:
             _log.error("model %r was not loaded", name, exc_info=error)
             raise ModelUnavailableError(
@@ -166,14 +179,11 @@ class Dataplane:
     async def unload_model(self, name: str) -> None:
         """Unload a configured model, which answers what it has.
 
-        Raises ModelNotFoundError for a model that is not configured.
+        Raises ModelNotFoundError for a model that is not configured, QueueFullError where too many
+        loads and unloads wait.
         """
         self._repository.check(name)
-        await self._on_loader(self._repository.unload, name)
-
-    async def _on_loader(self, call: Callable[[str], Any], name: str) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._repository.loader, call, name)
+        await asyncio.wrap_future(self._repository.queue(self._repository.unload, name))
 
     def names_memory(self, body: bytes) -> bool:
         """Whether a request may have tensors in shared memory, which may be large."""

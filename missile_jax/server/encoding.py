@@ -7,6 +7,7 @@ one. Triton's clients mean zlib's format by deflate, as RFC 9110 does.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 from missile_jax.server.tensors import CodecError
 
@@ -17,28 +18,41 @@ ENCODINGS = tuple(_WINDOW_BITS)
 WORTH_IT_BYTES = 1024
 # Numbers compress little better at higher levels, and take much longer.
 _LEVEL = 1
+# No format expands more than a thousandfold, so that a step gives 16 MiB at most.
+_STEP_BYTES = 2**14
 
 
 class TooLongError(CodecError):
     """A body holds more than the limit."""
 
 
-def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def inflate(
+    body: bytes, encoding: str, max_bytes: int, grew: Callable[[int], None] | None = None
+) -> bytes:
     """What `body` holds, which was compressed as `encoding`, one of `ENCODINGS`.
+
+    grew: told of each piece by its size; what it raises ends the work.
 
     Raises TooLongError as soon as it exceeds `max_bytes`, CodecError for a body that is damaged or
     cut off, or that goes on behind its end.
     """
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        plain = stream.decompress(body, max_bytes + 1)
-    except zlib.error:
-        raise CodecError(f"the body is not {encoding}, as Content-Encoding says") from None
-    if len(plain) > max_bytes:
-        raise TooLongError(f"the body holds more than the limit of {max_bytes} bytes")
-    if not stream.eof or stream.unused_data:
+    rest, pieces, left = memoryview(body), [], max_bytes
+    while rest and not stream.eof:
+        try:
+            piece = stream.decompress(rest[:_STEP_BYTES], left + 1)
+        except zlib.error:
+            raise CodecError(f"the body is not {encoding}, as Content-Encoding says") from None
+        left -= len(piece)
+        if left < 0:
+            raise TooLongError(f"the body holds more than the limit of {max_bytes} bytes")
+        if grew is not None:
+            grew(len(piece))
+        pieces.append(piece)
+        rest = rest[_STEP_BYTES:]
+    if rest or not stream.eof or stream.unused_data:
         raise CodecError(f"the body must be one whole {encoding} stream")
-    return plain
+    return b"".join(pieces)
 
 
 def deflate(body: bytes, encoding: str) -> bytes:

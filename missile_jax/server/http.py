@@ -30,6 +30,7 @@ from missile_jax.server.codec import (
     encode_parts,
     encode_response,
 )
+from missile_jax.server.connection import CONNECTION, Connection
 from missile_jax.server.control import index_route
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.encoding import (
@@ -40,8 +41,9 @@ from missile_jax.server.encoding import (
     inflate,
 )
 from missile_jax.server.guard import CALLER, authorizations, guarded
+from missile_jax.server.inflight import Claim, ReleasedError
+from missile_jax.server.interruption import Interruptible, stopped
 from missile_jax.server.openapi import document
-from missile_jax.server.protocol import CONNECTION, Connection
 from missile_jax.server.shared_memory import Regions
 from missile_jax.server.turns import Turns
 from missile_jax.server.watch import REQUEST_ID, Watch, Watched, by_name, request_id
@@ -76,7 +78,8 @@ class HttpApp:
         self._dataplane = dataplane
         self._max_body_bytes = max_body_bytes
         self._watch = watch
-        self._others = _starlette(dataplane, routes)
+        self._starlette = _starlette(dataplane, routes)
+        self._others = Interruptible(self._starlette)
         self._turns = Turns()
         self._answered = dataplane.calls.door("http")
         self.workers = Workers("missile-http")
@@ -85,7 +88,7 @@ class HttpApp:
         """(method, path) of every route, as `openapi.yaml` writes paths."""
         others = {
             (method, route.path)
-            for route in self._others.routes
+            for route in self._starlette.routes
             if isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}
         }
@@ -121,8 +124,7 @@ class HttpApp:
         try:
             answer = await self._infer(*target, scope, receive, connection, watched)
         except asyncio.CancelledError:
-            # uvicorn does that to what is left when the time to drain is over.
-            error = RuntimeClosedError("the server stopped before the answer was there")
+            error = stopped()
             answer = failure(error)
         except Exception as raised:  # noqa: BLE001 - the last one to hear of it
             error = raised
@@ -164,32 +166,52 @@ class HttpApp:
             caller.check(Call.INFER)
             regions = self._dataplane.regions_for(caller)
         length, encoding, accept = _head(scope["headers"], self._max_body_bytes)
-        parts = await self._read(name, receive)
-        if parts is None or connection.is_closing():
-            return None
-        if encoding is not None:
-            body = b"".join(parts)
-            parts = [await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)]
-        pending = await self._submit(
-            name, version, parts, length, scope, caller, regions, connection.alone
-        )
-        connection.on_lost.add(pending.cancel)
-        if connection.is_closing():  # while a thread was at it
-            pending.cancel()
+        claim = None
         try:
-            response = await pending.response()
+            message = await receive()
+            if encoding is None and not message.get("more_body"):
+                parts = self._whole(message)
+            else:
+                claim = self._dataplane.inflight.claim()
+                parts = await self._read(name, message, receive, claim)
+                if parts is not None and encoding is not None:
+                    parts = await self._inflate(name, parts, encoding, claim, connection)
+            if parts is None or connection.is_closing():
+                return None
+            pending = await self._submit(
+                name, version, parts, length, scope, caller, regions, connection.alone
+            )
+            connection.on_lost.add(pending.cancel)
+            if connection.is_closing():  # while a thread was at it
+                pending.cancel()
+            try:
+                response = await pending.response()
+            finally:
+                connection.on_lost.discard(pending.cancel)
+            if watched is not None:
+                watched.phases = pending.phases
+            return await self._answer(response, pending, accept, regions)
         finally:
-            connection.on_lost.discard(pending.cancel)
-        if watched is not None:
-            watched.phases = pending.phases
-        return await self._answer(response, pending, accept, regions)
+            if claim is not None:
+                claim.release()
 
-    async def _read(self, name: str, receive: Receive) -> list[bytes] | None:
+    def _whole(self, message: Message) -> list[bytes] | None:
+        """The body that is in one message. Raises HTTPException for one over the limit."""
+        if message["type"] == "http.disconnect":
+            return None
+        if len(message["body"]) > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+        return [message["body"]]
+
+    async def _read(
+        self, name: str, message: Message, receive: Receive, claim: Claim
+    ) -> list[bytes] | None:
         """The body in parts, one unless it is large; None where the client left before its end.
 
-        Raises HTTPException for one over the limit.
+        message: the first of it.
+
+        Raises HTTPException for one over the limit, ServerBusyError where there is no room for it.
         """
-        message = await receive()
         parts, total = [message.get("body", b"")], 0
         if message.get("more_body") and not self._dataplane.is_latency(name):
             receive = functools.partial(self._turns.receive, receive)
@@ -199,11 +221,31 @@ class HttpApp:
             total += len(parts[-1])
             if total > self._max_body_bytes:
                 raise _too_large(self._max_body_bytes)
+            claim.add(len(parts[-1]))
             if not message.get("more_body"):
                 break
             message = await receive()
             parts.append(message.get("body", b""))
         return parts if len(parts) == 1 or total >= LARGE_BYTES else [b"".join(parts)]
+
+    async def _inflate(
+        self,
+        name: str,
+        parts: list[bytes],
+        encoding: str,
+        claim: Claim,
+        connection: Connection,
+    ) -> list[bytes] | None:
+        """What the body holds, in one part; None where the client leaves, which ends the work."""
+        body = b"".join(parts)
+        work = functools.partial(inflate, body, encoding, self._max_body_bytes, claim.add)
+        connection.on_lost.add(claim.release)
+        try:
+            return [await self.workers.run(self._dataplane.is_latency(name), work)]
+        except ReleasedError:
+            return None
+        finally:
+            connection.on_lost.discard(claim.release)
 
     async def _submit(
         self,
@@ -221,6 +263,7 @@ class HttpApp:
 
         def submit(alone: bool = True) -> Pending:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()  # what is read of them is in the body
             request = decode_request(body, length, regions, dataplane.limits)
             scope[_ID] = request.id
             return dataplane.submit(name, request, version, caller, alone=alone)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Self
 
 from missile_jax.errors import (
     CheckpointError,
     MissileError,
     ModelNotFoundError,
     ModelUnavailableError,
+    QueueFullError,
+    RuntimeClosedError,
 )
 from missile_jax.runtime import Runtime
 from missile_jax.spec import ModelInfo, ModelSource
@@ -20,6 +22,9 @@ from missile_jax.spec import ModelInfo, ModelSource
 READY = "READY"
 LOADING = "LOADING"
 UNAVAILABLE = "UNAVAILABLE"
+# Loads and unloads that clients have asked for, with the one under way.
+MAX_QUEUED = 64
+_RETRY_AFTER_S = 10.0
 
 
 class Entry(NamedTuple):
@@ -34,8 +39,6 @@ class Repository:
     """Loads and unloads the models of `sources` in `runtime`, one after the other.
 
     Models that the runtime was given otherwise are listed too, and left alone.
-
-    loader: a thread to call `load` and `unload` on, for those who must not wait.
     """
 
     def __init__(self, runtime: Runtime, sources: Iterable[ModelSource] = ()) -> None:
@@ -48,7 +51,8 @@ class Repository:
         }
         self._startup = {name for name, s in self._sources.items() if not s.on_request}
         self._lock = threading.Lock()
-        self.loader = ThreadPoolExecutor(1, thread_name_prefix="missile-load")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="missile-load")
+        self._places = threading.BoundedSemaphore(MAX_QUEUED)
 
     @property
     def started(self) -> bool:
@@ -111,6 +115,24 @@ class Repository:
             self._notes[name] = Entry(name, UNAVAILABLE, "unloaded")
             self._startup.discard(name)
 
+    def queue(self, call: Callable[[str], Any], name: str) -> Future[Any]:
+        """Calls `load` or `unload` on a thread for that, after those that were queued before.
+
+        Raises QueueFullError where too many were.
+        """
+        if not self._places.acquire(blocking=False):
+            raise QueueFullError(
+                f"{MAX_QUEUED} loads and unloads wait, which is the most; ask again later",
+                _RETRY_AFTER_S,
+            )
+        try:
+            queued = self._loader.submit(call, name)
+        except RuntimeError:  # it is shut down
+            self._places.release()
+            raise RuntimeClosedError("the server is stopping") from None
+        queued.add_done_callback(lambda _: self._places.release())
+        return queued
+
     def absent(self, name: str, error: ModelNotFoundError) -> MissileError:
         """What to tell of a model that the runtime raised `error` for."""
         if name not in self._sources:
@@ -120,7 +142,7 @@ class Repository:
 
     def close(self) -> None:
         """Loads nothing any more; waits for a load that has begun. May be called twice."""
-        self.loader.shutdown(cancel_futures=True)
+        self._loader.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import threading
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 import uvloop
@@ -20,6 +21,23 @@ from missile_jax.server.tls import Tls
 from missile_jax.server.watch import Watch
 
 _BACKLOG = 2048
+
+
+class _Loop(uvloop.Loop):
+    """A loop whose TLS handshakes have so long: uvicorn cannot be told, and a minute is long.
+
+    Who is in one does not count as a connection yet.
+    """
+
+    def __init__(self, handshake_timeout_s: float) -> None:
+        super().__init__()
+        self._handshake_timeout_s = handshake_timeout_s
+
+    async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
+        """As uvloop does."""
+        if ssl is not None:
+            options["ssl_handshake_timeout"] = self._handshake_timeout_s
+        return await super().create_server(*args, ssl=ssl, **options)
 
 
 class HttpServer:
@@ -46,6 +64,7 @@ class HttpServer:
     ) -> None:
         self._scheme = "http" if tls is None else "https"
         self._socket = _bind(options.host, options.port)
+        self._new_loop = functools.partial(_Loop, options.head_timeout_s)
         self.host = options.host
         self.port: int = self._socket.getsockname()[1]
         self._app = HttpApp(
@@ -104,7 +123,7 @@ class HttpServer:
         self.close()
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=self._new_loop) as runner:
             runner.run(self._server.serve(sockets=[self._socket]))
 
 

@@ -3,12 +3,15 @@
 import contextlib
 import gzip
 import json
+import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import Client, tensor
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
@@ -21,6 +24,8 @@ from missile_jax.server.serve import HttpServer
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
 HEAD = b"POST /v2/models/gate/infer HTTP/1.1\r\ncontent-length: %d\r\n\r\n"
+# What a client of HTTP/2 says first: the magic words and empty settings.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 LIMITS = LimitOptions(max_tensors=3, max_parameters=4, max_text_chars=50)
 
 
@@ -188,6 +193,76 @@ def test_one_grpc_call_too_many_of_a_connection_waits(runtime, gate):
         gate.open()
         assert running.result() is not None
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=60).live
+
+
+def code_of(call: Callable[[], object]) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code()
+
+
+def test_one_grpc_call_too_many_is_refused_unless_it_asks_for_health(runtime, gate):
+    options = GrpcOptions(port=0, max_calls=2)
+    with (
+        GrpcServer(Dataplane(runtime), options) as server,
+        channel_to(server) as channel,
+        channel_to(server) as other,
+    ):
+        gate.shut()
+        running = stub_of(channel).ModelInfer.future(message(), timeout=60)
+        gate.wait_entered()
+        said_all = threading.Event()
+
+        def messages() -> Iterator[pb.ModelInferRequest]:
+            yield pb.ModelInferRequest(model_name="nope")
+            assert said_all.wait(60)
+
+        stream = stub_of(channel).ModelStreamInfer(messages())
+        assert "inputs" in next(stream).error_message  # it is there, and stays
+        stub = stub_of(other)
+        for call in (
+            lambda: stub.ModelInfer(message(), timeout=60),
+            lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name="gate"), timeout=60),
+            lambda: next(stub.ModelStreamInfer(iter([message()]), timeout=60)),
+        ):
+            assert code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=60).live
+        assert stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready
+        health = health_pb2_grpc.HealthStub(other)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == 1
+        gate.open()
+        assert running.result() is not None
+        assert stub.ModelMetadata(pb.ModelMetadataRequest(name="gate"), timeout=60).name == "gate"
+        said_all.set()
+        assert list(stream) == []
+
+
+def test_watching_health_has_a_limit_of_its_own(runtime):
+    options = GrpcOptions(port=0, max_calls=1)
+    with GrpcServer(Dataplane(runtime), options) as server, channel_to(server) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest()
+        watch = health.Watch(request)
+        assert next(watch).status == 1
+        code = code_of(lambda: next(health.Watch(request)))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        stub = stub_of(channel)
+        assert stub.ModelMetadata(pb.ModelMetadataRequest(name="gate"), timeout=60).name == "gate"
+        watch.cancel()
+
+
+def test_an_idle_grpc_connection_is_closed_and_its_client_comes_again(runtime, plug):
+    options = GrpcOptions(port=0, idle_timeout_s=0.2)
+    with GrpcServer(Dataplane(runtime), options) as server, channel_to(server) as channel:
+        connection = plug(server)
+        connection.sendall(PREFACE)
+        assert read_all(connection)  # settings and a good-bye
+        states: queue.Queue[grpc.ChannelConnectivity] = queue.Queue()
+        channel.subscribe(states.put)
+        for _ in range(2):
+            assert stub_of(channel).ServerLive(pb.ServerLiveRequest(), timeout=60).live
+            while states.get(timeout=60) is not grpc.ChannelConnectivity.IDLE:
+                pass
 
 
 # Sizes. Bodies and heads over HTTP: test_http.py, test_http_encoding.py and test_protocol.py.

@@ -140,3 +140,125 @@ def test_a_client_that_half_closes_is_gone(connection, gate, runtime):
     assert is_closed(connection)
     gate.open()
     assert runtime.run_until_idle()
+
+
+CHUNKED = b"POST /v2/models/gate/infer HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunked(value: float, trailers: bytes = b"") -> bytes:
+    body = tensor(value)
+    return CHUNKED + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers)
+
+
+def test_trailers_are_read_and_are_no_headers(connection):
+    connection.sendall(chunked(2, b"content-encoding: br\r\n") + chunked(3))
+    assert [result(body) for _, body in read(connection, responses=2)] == [4, 6]
+
+
+def test_trailers_over_the_limit_are_refused(connection):
+    connection.sendall(chunked(1, b"name: value\r\n" * 500))
+    ((status, body),) = read(connection)
+    assert status == 431
+    assert "trailers are longer than the limit of 4096 bytes" in error(body)
+    assert is_closed(connection)
+
+
+@pytest.mark.parametrize("piece", [b"a" * 1000, b"a: b\r\n" * 100])
+def test_trailers_without_end_are_refused_before_they_fill_the_memory(connection, piece):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(chunked(1)[:-2])
+    connection.settimeout(0.001)
+    answer, sent = b"", 0
+    while not answer:
+        assert sent < 10**7, "nobody stopped it"
+        try:
+            connection.sendall(piece)
+            sent += len(piece)
+            answer = connection.recv(4096)
+        except TimeoutError:
+            continue
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_body_may_come_in_more_chunks_than_a_head_has_bytes(connection):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(CHUNKED)
+    for _ in range(1500):  # of which each brings some bytes of its own
+        connection.sendall(b"1\r\n")
+        connection.sendall(b" \r\n")
+    connection.sendall(chunked(4).removeprefix(CHUNKED))
+    assert result(read(connection)[0][1]) == 8
+
+
+@pytest.mark.parametrize(
+    ("junk", "statuses"),
+    [
+        (b"junk\r\n\r\n", [200, 400]),
+        (infer(2) + b"junk\r\n\r\n", [200, 200, 400]),
+        (infer(2) + CHUNKED + b"junk\r\n", [200, 200, 400]),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", [200, 431]),
+        (b"CONNECT here:443 HTTP/1.1\r\n\r\n", [200, 501]),
+    ],
+)
+def test_what_is_refused_does_not_overtake_what_came_before_it(connection, gate, junk, statuses):
+    gate.shut()
+    connection.sendall(infer(1))
+    gate.wait_entered()
+    connection.sendall(junk)
+    with socket.create_connection(connection.getpeername(), timeout=60) as other:
+        other.sendall(LIVE)  # by the time it is answered, the junk has been read
+        assert read(other)[0][0] == 200
+    gate.open()
+    answers = read(connection, responses=len(statuses))
+    assert [status for status, _ in answers] == statuses
+    assert result(answers[0][1]) == 2
+    assert is_closed(connection)
+
+
+def test_nothing_is_said_behind_an_answer_that_came_before_its_body(connection):
+    connection.sendall(CHUNKED.replace(b"POST", b"GET") + b"1\r\n{\r\n")
+    assert read(connection)[0][0] == 405
+    connection.sendall(b"junk\r\n")
+    assert is_closed(connection)
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"other/1"])
+def test_an_upgrade_is_ignored(connection, upgrade):
+    asked = b"HTTP/1.1\r\nconnection: upgrade, http2-settings\r\nupgrade: %b\r\n" % upgrade
+    upgraded = infer(1).replace(b"HTTP/1.1\r\n", asked)
+    connection.sendall(upgraded[:30])
+    connection.sendall(upgraded[30:] + infer(2) + upgraded * 2 + LIVE)
+    answers = read(connection, responses=5)
+    assert [status for status, _ in answers] == [200] * 5
+    assert [result(body) for _, body in answers[:4]] == [2, 4, 2, 2]
+
+
+def test_methods_that_no_route_has(connection):
+    bodies = b" * HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}"
+    connection.sendall(b"OPTIONS" + bodies + LIVE.replace(b"GET", b"DELETE") + infer(1))
+    answers = read(connection, responses=3)
+    assert [status for status, _ in answers] == [404, 405, 200]
+    assert all(error(body) for _, body in answers[:2])
+
+
+def test_a_body_on_get_is_left_out(connection):
+    connection.sendall(LIVE.replace(b"\r\n\r\n", b"\r\ncontent-length: 4\r\n\r\nGET ") + infer(1))
+    assert [status for status, _ in read(connection, responses=2)] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        b"content-length: 3\r\ncontent-length: 4\r\n",
+        b"content-length: 3, 3\r\n",
+        b"content-length: -3\r\n",
+        b"content-length: 3\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked, identity\r\n",
+    ],
+)
+def test_lengths_that_contradict_each_other_are_refused(connection, lengths):
+    connection.sendall(b"POST /v2/models/gate/infer HTTP/1.1\r\n" + lengths + b"\r\nabc" + LIVE)
+    ((status, body),) = read(connection)
+    assert status == 400
+    assert error(body)
+    assert is_closed(connection)

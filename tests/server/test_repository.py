@@ -5,10 +5,13 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import jax
 import numpy as np
 import pytest
 from harness import Client, tensor
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax import (
     CheckpointError,
@@ -18,10 +21,11 @@ from missile_jax import (
     ModelUnavailableError,
     Runtime,
 )
-from missile_jax.options import HttpOptions
+from missile_jax.options import GrpcOptions, HttpOptions
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane
-from missile_jax.server.repository import Repository
+from missile_jax.server.grpc.server import GrpcServer
+from missile_jax.server.repository import MAX_QUEUED, Repository
 from missile_jax.server.serve import HttpServer
 from missile_jax.server.tensors import CodecError
 
@@ -234,6 +238,47 @@ def test_loads_of_one_model_run_one_after_the_other(client, factory, connect):
     factory.held.set()
     assert first.receive()[0] == second.receive()[0] == 200
     assert factory.built.acquire(blocking=False)
+
+
+def test_so_many_loads_may_wait_and_no_more(client, factory, connect, dataplane, repository):
+    factory.built.acquire()
+    factory.held.clear()
+    first = connect(client.server)
+    first.send("POST", "/v2/repository/models/m/load")
+    assert factory.built.acquire(timeout=60)
+    waiting = [repository.queue(repository.unload, "later") for _ in range(MAX_QUEUED - 1)]
+    for name, call in (("m", "load"), ("later", "unload")):
+        status, headers, body = client.ask("POST", f"/v2/repository/models/{name}/{call}")
+        assert (status, headers["retry-after"]) == (429, "10")
+        assert "64 loads and unloads wait" in json.loads(body)["error"]
+    with (
+        GrpcServer(dataplane, GrpcOptions(port=0)) as server,
+        grpc.insecure_channel(server.url) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m"), timeout=60)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert infer(client) == 2
+    waiting.pop().cancel()  # whose place another takes
+    another = repository.queue(repository.unload, "later")
+    factory.held.set()
+    assert first.receive()[0] == 200
+    another.result(60)
+    assert post(client, "models/later/unload") == (200, {})
+
+
+def test_a_load_that_outlasts_the_drain_is_answered_as_one(dataplane, repository, factory, connect):
+    factory.held.clear()
+    server = HttpServer(dataplane, HttpOptions(port=0, drain_s=1)).start()
+    client = connect(server)
+    client.send("POST", "/v2/repository/models/m/load")
+    assert factory.built.acquire(timeout=60)
+    server.close()
+    status, headers, body = client.receive()
+    assert (status, headers["content-type"]) == (503, "application/json")
+    assert json.loads(body) == {"error": "the server stopped before the answer was there"}
+    factory.held.set()
 
 
 def test_a_model_may_change_its_inputs_from_one_version_to_the_next(client, factory):

@@ -14,7 +14,7 @@ from missile_jax.options import HttpOptions, SharedMemoryOptions
 from missile_jax.server.dataplane import Dataplane
 from missile_jax.server.serve import HttpServer
 from missile_jax.server.shared_memory import RegionError, Regions, Slice, slice_in
-from missile_jax.server.tensors import CodecError
+from missile_jax.server.tensors import CodecError, to_bytes
 
 ON = SharedMemoryOptions(system=True, max_regions=2, max_request_bytes=100)
 
@@ -170,6 +170,16 @@ def test_an_output_that_is_larger_than_its_place_is_not_written(regions, memory)
     with pytest.raises(RegionError, match="an output of 3 bytes does not fit into the 2"):
         regions.write(Slice("r", 2), b"abc")
     assert bytes(memory.buf[:3]) == bytes(range(3))
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3), (2, 0, 2)])
+def test_a_tensor_without_elements_takes_no_place(regions, memory, shape):
+    regions.register("r", key(memory), 0, 64)
+    for part in (Slice("r", 16), Slice("r", 0, 64)):
+        empty = to_bytes(np.zeros(shape, np.float32))
+        assert regions.write(part, empty) == part._replace(size_bytes=0)
+    assert regions.reader().read(Slice("r", 0, 64)) == b""
+    assert bytes(memory.buf[:64]) == bytes(range(64))
 
 
 def test_an_object_that_was_cut_short_is_an_error_where_it_ends(regions, memory):

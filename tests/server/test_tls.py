@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -149,6 +150,19 @@ def test_a_grpc_client_without_a_certificate_is_refused(mutual, files):
         live(mutual.grpc, files.authority, None, None)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert live(mutual.grpc, files.authority, files.client_key, files.client)
+
+
+def test_a_handshake_that_does_not_end_is_cut_off(runtime, files):
+    tls = Tls.of(TlsOptions(certificate=files.server, key=files.server_key))
+    context = ssl.create_default_context(cafile=files.authority)
+    options = HttpOptions(port=0, head_timeout_s=0.2)
+    with HttpServer(Dataplane(runtime), options, tls=tls) as server:
+        for said in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            with socket.create_connection((server.host, server.port), timeout=30) as connection:
+                connection.sendall(said)
+                with contextlib.suppress(ConnectionResetError):
+                    assert connection.recv(1) == b""
+        assert https(server, context) == 200
 
 
 def test_versions_before_1_2_are_refused(mutual, files):

@@ -16,11 +16,13 @@ from tritonclient.grpc import service_pb2_grpc
 from missile_jax.errors import ConfigError
 from missile_jax.options import GrpcOptions
 from missile_jax.server.dataplane import Dataplane
+from missile_jax.server.grpc.calls import CallLimit
 from missile_jax.server.grpc.health import Health
 from missile_jax.server.grpc.service import SERVICE, InferenceService, PublicInferenceService
 from missile_jax.server.tls import Certificates, Tls
 from missile_jax.server.watch import Watch
 
+_HEALTH_CALLS = [f"/{SERVICE}/{call}" for call in ("ServerLive", "ServerReady")]
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _BEYOND_S = 60.0
 
@@ -100,15 +102,18 @@ class GrpcServer:
                 ("grpc.max_allowed_incoming_connections", options.max_connections),
                 ("grpc.max_concurrent_streams", options.max_connection_calls),
                 ("grpc.server_handshake_timeout_ms", round(options.handshake_timeout_s * 1e3)),
+                ("grpc.max_connection_idle_ms", round(options.idle_timeout_s * 1e3)),
             ]
         )
         service = InferenceService if admin else PublicInferenceService
         self._service = service(dataplane, options.max_stream_requests, watch)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), self._server)
-        reflection.enable_server_reflection(
-            [SERVICE, _HEALTH, reflection.SERVICE_NAME], self._server
+        limit = CallLimit(
+            self._server, options.max_calls, _HEALTH_CALLS, refused=self._service.refused
         )
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, limit)
+        beside: Any = CallLimit(self._server, options.max_calls)
+        health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), beside)
+        reflection.enable_server_reflection([SERVICE, _HEALTH, reflection.SERVICE_NAME], beside)
         address = _address(options.host, options.port)
         if tls is None:
             port = self._server.add_insecure_port(address)

@@ -22,6 +22,7 @@ from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.grpc.messages import decode_request, encode_response
 from missile_jax.server.grpc.status import Status, status_of
+from missile_jax.server.inflight import SMALL_BYTES
 from missile_jax.server.watch import REQUEST_ID, Watch, Watched, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
 
@@ -129,6 +130,10 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         assert call is not None
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
+
+    def refused(self, method: str) -> None:
+        """Counts a call of `method`, as gRPC names it, that was one too many."""
+        self.answered[method.removeprefix("/"), StatusCode.RESOURCE_EXHAUSTED.name] += 1
 
     def cancelled(self, route: str, error: asyncio.CancelledError) -> RuntimeClosedError:
         """What became of a call that was cancelled. Raises `error` where its client left."""
@@ -370,6 +375,20 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         caller: Caller,
         watched: Watched | None,
     ) -> pb.ModelInferResponse:
+        size_bytes = message.ByteSize()
+        if size_bytes <= SMALL_BYTES:
+            return await self._answer(message, size_bytes, context, caller, watched)
+        with self._dataplane.inflight.claim(size_bytes):
+            return await self._answer(message, size_bytes, context, caller, watched)
+
+    async def _answer(
+        self,
+        message: pb.ModelInferRequest,
+        size_bytes: int,
+        context: ServicerContext,
+        caller: Caller,
+        watched: Watched | None,
+    ) -> pb.ModelInferResponse:
         if self.stopping.is_set():
             raise RuntimeClosedError("the server is stopping")
         dataplane, name = self._dataplane, message.model_name
@@ -380,7 +399,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             request = _until(left_s, decode_request(message, regions, dataplane.limits))
             return dataplane.submit(name, request, message.model_version, caller, alone=alone)
 
-        if message.ByteSize() < LARGE_BYTES and not _names_memory(message):
+        if size_bytes < LARGE_BYTES and not _names_memory(message):
             pending = submit(alone=False)
         else:
             latency = dataplane.is_latency(name)

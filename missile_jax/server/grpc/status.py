@@ -18,6 +18,7 @@ from missile_jax.errors import (
     QueueFullError,
     RequestError,
     RuntimeClosedError,
+    ServerBusyError,
     UnauthenticatedError,
 )
 
@@ -27,6 +28,7 @@ _CODES: dict[type[BaseException], StatusCode] = {
     DeadlineExceededError: StatusCode.DEADLINE_EXCEEDED,
     RequestError: StatusCode.INVALID_ARGUMENT,
     QueueFullError: StatusCode.RESOURCE_EXHAUSTED,
+    ServerBusyError: StatusCode.RESOURCE_EXHAUSTED,
     UnauthenticatedError: StatusCode.UNAUTHENTICATED,
     ForbiddenError: StatusCode.PERMISSION_DENIED,
     ModelUnavailableError: StatusCode.UNAVAILABLE,
