@@ -82,9 +82,10 @@ class _Own(threading.local):
     request: the one it attends to; only pieces of that one's job. lane: it runs any piece.
     """
 
-    request: Request | None = None
-    lane: bool = False
-    work: tuple[Piece, Finished] | None = None
+    def __init__(self) -> None:
+        self.request: Request | None = None
+        self.lane = False
+        self.work: tuple[Piece, Finished] | None = None
 
 
 class LaneDevice:
@@ -118,7 +119,8 @@ class LaneDevice:
     def attend(self, request: Request, submit: Callable[[Request], object]) -> None:
         # A callback may wait for a request in its turn, on a thread that has work of its own.
         own = self._own
-        self._release()
+        if own.work is not None:
+            self._release()
         lane, own.lane, own.request = own.lane, False, request
         try:
             submit(request)
@@ -127,13 +129,14 @@ class LaneDevice:
                 _run_here(*work)
         finally:
             own.request = None
-            self._release()
+            if own.work is not None:
+                self._release()
             own.lane = lane
 
     def _release(self) -> None:
         work, self._own.work = self._own.work, None
-        if work is not None:
-            self._hand_over(work)
+        assert work is not None
+        self._hand_over(work)
 
     def _hand_over(self, work: tuple[Piece, Finished]) -> None:
         with self._lock:

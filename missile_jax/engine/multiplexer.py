@@ -123,7 +123,8 @@ class Multiplexer:
             served = self.table[request.model]
             if request.program is not served.program:
                 _check_still_fits(request, served)
-            self._admit(served, request)
+            if served.queue or self.table.tenant_limits:
+                self._admit(served, request)
             self.table.arrived(served, request)
             if request.deadline_ns != NEVER_NS:
                 self._watch(request)
@@ -214,7 +215,7 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
-        if served.parameters.moves:
+        if served.moves:
             _count_swap(served, piece)
         if not piece.job.ended_ns:
             for request in job.requests:

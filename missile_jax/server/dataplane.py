@@ -279,11 +279,13 @@ class Pending:
         """Give the request up, unless it runs or is done. May be called from any thread."""
         self._future.cancel()
 
-    async def response(self) -> InferResponse:
-        """Wait for the answer, and raise what the runtime's future raises.
+    @property
+    def done(self) -> bool:
+        """Whether `result` is to be had without a wait."""
+        return self._future.done()
 
-        Cancelling the caller cancels the request.
-        """
+    async def wait(self) -> None:
+        """Until it is done. Cancelling the caller cancels the request."""
         future = self._future
         if not future.done():
             # One hop from the runtime's thread to the loop; asyncio.wrap_future takes two.
@@ -295,11 +297,19 @@ class Pending:
             except asyncio.CancelledError:
                 future.cancel()
                 raise
-        outputs: Mapping[str, np.ndarray] = future.result()
+
+    def result(self) -> InferResponse:
+        """The answer of a request that is `done`. Raises what the runtime's future raises."""
+        outputs: Mapping[str, np.ndarray] = self._future.result()
         wanted = self.request.outputs
         if wanted is not None:
             outputs = {name: outputs[name] for name in wanted}
         return InferResponse(self._name, outputs, VERSION, self.request.id)
+
+    async def response(self) -> InferResponse:
+        """`wait`, then `result`."""
+        await self.wait()
+        return self.result()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], _: Future[Any]) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -329,7 +328,7 @@ def _until(left_s: float | None, request: InferRequest) -> InferRequest:
     left_us = max(1, round(left_s * 1e6))
     if request.timeout_us is not None:
         left_us = min(left_us, request.timeout_us)
-    return replace(request, timeout_us=left_us)
+    return request._replace(timeout_us=left_us)
 
 
 def _subject(request: Any) -> str:
