@@ -87,7 +87,7 @@ class Job:
         leaves = self._program.unstack(
             results,
             [r.rows for r in self.requests],
-            [r.actual_length for r in self.requests],
+            [r.fit.actual_length for r in self.requests],
         )
         return [r.finish(one) for r, one in zip(self.requests, leaves, strict=True)]
 

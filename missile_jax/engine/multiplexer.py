@@ -439,8 +439,8 @@ def _count(served: Served, job: Job, now_ns: int) -> None:
             request.settled = True
             waited = (request.arrival_ns, request.queue_ns, request.swap_ns)
             phases = request.future.phases = Phases(*waited, job.compute_ns, now_ns)
-            moved = served.program.io_bytes(request.rows, request.actual_length)
-            served.stats.succeeded(phases, served.slo_ns, *moved)
+            fit = request.fit
+            served.stats.succeeded(phases, served.slo_ns, fit.input_bytes, fit.output_bytes)
 
 
 def _fail(

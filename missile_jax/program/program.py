@@ -6,7 +6,7 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -52,18 +52,32 @@ class Leaf:
         return math.prod(self.sized(rows, length)) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
-    """A request's inputs as a program takes them.
+class Fit(NamedTuple):
+    """What is known of all requests of one shape.
 
-    leaves: [B, ...], copied, padded to the length bucket.
     rows: B. length: the bucket. actual_length: before padding; both 0 without sequences.
+    plan: the smallest that holds one of them.
+    least_ns: device time that one adds at least: its part of the batch that is best for it.
+    input_bytes, output_bytes: without padding.
     """
 
-    leaves: Sequence[np.ndarray]
     rows: int
     length: int
     actual_length: int
+    plan: Plan
+    least_ns: int
+    input_bytes: int
+    output_bytes: int
+
+
+class Inputs(NamedTuple):
+    """A request's inputs as a program takes them.
+
+    leaves: [B, ...], copied, padded to the length bucket of `fit`.
+    """
+
+    leaves: Sequence[np.ndarray]
+    fit: Fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +100,7 @@ class Program:
     outputs: tuple[Leaf, ...]
     batched: bool
     _least_ns_per_row: dict[int, float] = field(init=False, repr=False)
-    _io_bytes: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+    _fits: dict[tuple[int, int], Fit] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         least: dict[int, float] = {}
@@ -101,10 +115,6 @@ class Program:
             other.in_tree, other.out_tree, other.inputs, other.outputs, other.batched
         ) and (mine.buckets, mine.lengths) == (its.buckets, its.lengths)  # fmt: skip
 
-    def least_ns(self, rows: int, length: int) -> int:
-        """Device time that a request adds at least: its part of the batch that is best for it."""
-        return int(rows * self._least_ns_per_row[length])
-
     @property
     def latency(self) -> bool:
         """Whether the model is latency-sensitive."""
@@ -113,17 +123,6 @@ class Program:
     def named_outputs(self, leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """A result's leaves by name."""
         return {leaf.name: array for leaf, array in zip(self.outputs, leaves, strict=True)}
-
-    def io_bytes(self, rows: int, length: int) -> tuple[int, int]:
-        """The bytes of a request's inputs and of its outputs, at B = `rows` and unpadded L."""
-        # Asked for each request, of few shapes.
-        found = self._io_bytes.get((rows, length))
-        if found is None:
-            found = self._io_bytes[rows, length] = (
-                sum(leaf.nbytes(rows, length) for leaf in self.inputs),
-                sum(leaf.nbytes(rows, length) for leaf in self.outputs),
-            )
-        return found
 
     @property
     def max_rows(self) -> int:
@@ -151,21 +150,43 @@ class Program:
         """`accept` for inputs that are flat already, in the order of `info.inputs`."""
         pairs = zip(self.inputs, leaves, strict=True)
         arrays = [copy(self._array(leaf, value)) for leaf, value in pairs]
-        rows, lengths = arrays[0].shape[0], self.info.lengths
-        actual = length = 0
-        if lengths:
+        rows, actual = arrays[0].shape[0], 0
+        if self.info.lengths:
             actual = self._length_of(arrays)
-            length = self._length_bucket(actual)
+            self._check_length(actual)
         for leaf, array in zip(self.inputs, arrays, strict=True):
             if array.shape != leaf.sized(rows, actual):
                 raise InvalidInputError(
                     f"model {self.info.name!r}: input {leaf.name!r} has shape {array.shape}, "
                     f"allowed is {self._allowed(leaf)}; all inputs have the same B and L"
                 )
+        fit = self.fit(rows, actual)
+        if fit.length != actual:
+            pairs = zip(self.inputs, arrays, strict=True)
+            arrays = [_pad(leaf, array, fit.length) for leaf, array in pairs]
+        return Inputs(arrays, fit)
+
+    def fit(self, rows: int, actual: int = 0) -> Fit:
+        """What is known of requests of B = `rows` and unpadded L = `actual`.
+
+        Raises UnsupportedShapeError.
+        """
+        found = self._fits.get((rows, actual))  # few shapes come again and again
+        if found is not None:
+            return found
         self._check_rows(rows)
-        if length != actual:
-            arrays = [_pad(leaf, a, length) for leaf, a in zip(self.inputs, arrays, strict=True)]
-        return Inputs(arrays, rows, length, actual)
+        lengths = self.info.lengths
+        length = lengths[bisect.bisect_left(lengths, actual)] if lengths else 0
+        fit = self._fits[rows, actual] = Fit(
+            rows,
+            length,
+            actual,
+            self.plan_for(rows, length),
+            int(rows * self._least_ns_per_row[length]),
+            sum(leaf.nbytes(rows, actual) for leaf in self.inputs),
+            sum(leaf.nbytes(rows, actual) for leaf in self.outputs),
+        )
+        return fit
 
     def accept_named(self, tensors: Mapping[str, Any], copy: CopyIn = stage) -> Inputs:
         """`accept` for inputs by the names that `info.inputs` lists."""
@@ -218,15 +239,12 @@ class Program:
                 f"{list(buckets)}{rule}"
             )
 
-    def _length_bucket(self, length: int) -> int:
-        if not self.info.lengths:
-            return 0
+    def _check_length(self, length: int) -> None:
         if length < 1 or length > self.info.lengths[-1]:
             raise UnsupportedShapeError(
                 f"model {self.info.name!r}: a sequence of {length} positions does not fit "
                 f"the declared lengths {list(self.info.lengths)}"
             )
-        return self.info.lengths[bisect.bisect_left(self.info.lengths, length)]
 
     def plan_for(self, rows: int, length: int) -> Plan:
         """The smallest plan that holds `rows`, at a length bucket."""
