@@ -249,7 +249,7 @@ class Multiplexer:
             if self.device.autonomous:
                 self._launch(outcomes)
         if error is None and job.done:
-            outcomes += self._answers(job)
+            self._answer(job, outcomes)
         _resolve(outcomes)
         self._answering.remove(me)
         # One who comes to wait after this look finds the engine idle by himself.
@@ -257,13 +257,15 @@ class Multiplexer:
             with self.lock:
                 self._idle.notify_all()
 
-    def _answers(self, job: Job) -> list[Outcome]:
+    def _answer(self, job: Job, outcomes: list[Outcome]) -> None:
         try:
             answers = self.device.answers(job)
         except Exception as error:  # noqa: BLE001 - fetching results may fail like running does
             failed = _model_error(job.requests[0].model, error)
-            return [(r, None, failed) for r in job.requests]
-        return [(r, a, None) for r, a in zip(job.requests, answers, strict=True)]
+            outcomes += [(request, None, failed) for request in job.requests]
+            return
+        for request, answer in zip(job.requests, answers, strict=True):
+            outcomes.append((request, answer, None))
 
     # Every other way out.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from missile_jax.program.program import Fit, Program
 
 # Later than any clock says: no deadline.
 NEVER_NS = 2**62
+_DONE = (FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED)
 
 
 class Phases(NamedTuple):
@@ -46,6 +48,17 @@ class RequestFuture(Future):
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__()
         self._on_cancel = [on_cancel]
+
+    # A front end asks both of each request, most of which are done. An attribute is read whole, and
+    # the result is set before the state: neither takes the lock.
+
+    def done(self) -> bool:
+        return self._state in _DONE
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        return super().result(timeout)
 
     def cancel(self) -> bool:
         if not super().cancel():

@@ -33,8 +33,7 @@ class Histogram:
     sum_ns: int = 0
 
     def add(self, duration_ns: int) -> None:
-        # What takes no time at all is most common: a swap that was not needed.
-        self.counts[bisect_left(BOUNDS_NS, duration_ns) if duration_ns else 0] += 1
+        self.counts[bisect_left(BOUNDS_NS, duration_ns)] += 1
         self.sum_ns += duration_ns
 
     def snapshot(self) -> dict[str, Any]:

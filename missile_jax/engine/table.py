@@ -312,11 +312,12 @@ class Table:
         """Drops jobs that nobody waits for; a model with nothing left leaves the view."""
         if served.paused and not all(job.wanted for job in served.paused):
             served.paused = deque(job for job in served.paused if job.wanted)
-        if served.idle and self._active.get(served.key) is served:
-            del self._active[served.key]
-            if not served.latency:
-                self._fair.sleep(served.key)
-        if served.retired and served.idle:
-            self._forget(served)
+        if served.idle:
+            if self._active.get(served.key) is served:
+                del self._active[served.key]
+                if not served.latency:
+                    self._fair.sleep(served.key)
+            if served.retired:
+                self._forget(served)
         if served.moves and self.has(served):
             served.tell_memory()

@@ -148,8 +148,12 @@ class Program:
 
     def accept_leaves(self, leaves: Sequence[Any], copy: CopyIn = stage) -> Inputs:
         """`accept` for inputs that are flat already, in the order of `info.inputs`."""
-        pairs = zip(self.inputs, leaves, strict=True)
-        arrays = [copy(self._array(leaf, value)) for leaf, value in pairs]
+        arrays = []
+        for leaf, value in zip(self.inputs, leaves, strict=True):
+            fits = type(value) is np.ndarray and value.dtype == leaf.dtype
+            if not (fits and value.ndim == len(leaf.shape) and value.flags.c_contiguous):
+                value = self._array(leaf, value)
+            arrays.append(copy(value))
         rows, actual = arrays[0].shape[0], 0
         if self.info.lengths:
             actual = self._length_of(arrays)
@@ -203,9 +207,9 @@ class Program:
         return next(a.shape[leaf.length_axes[0]] for leaf, a in pairs if leaf.length_axes)
 
     def _array(self, leaf: Leaf, value: Any) -> np.ndarray:
-        plain = type(value) is np.ndarray and value.flags.c_contiguous and value.ndim > 0
+        """`value` as `leaf` is, [B, ...] and C-contiguous."""
         try:
-            array = value if plain else np.ascontiguousarray(value)
+            array = np.ascontiguousarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInputError(
                 f"model {self.info.name!r}: input {leaf.name!r} is no array: {error}"
@@ -248,7 +252,8 @@ class Program:
 
     def plan_for(self, rows: int, length: int) -> Plan:
         """The smallest plan that holds `rows`, at a length bucket."""
-        return self.plans[self._rows_bucket(rows), length]
+        plan = self.plans.get((rows, length))
+        return plan or self.plans[self._rows_bucket(rows), length]
 
     def _rows_bucket(self, rows: int) -> int:
         buckets = self.info.buckets
@@ -259,9 +264,9 @@ class Program:
 
         parts: for each request its leaves, as `accept` returned them; `rows` together.
         """
-        bucket = self._rows_bucket(rows)
-        if len(parts) == 1 and rows == bucket:
+        if len(parts) == 1 and rows in self.info.buckets:
             return list(parts[0])
+        bucket = self._rows_bucket(rows)
         return [stack_rows([part[k] for part in parts], bucket) for k in range(len(parts[0]))]
 
     def unstack(

@@ -114,7 +114,8 @@ class RequestQueue(Generic[R]):
         """
         batch: list[R] = []
         rows = 0
-        while (head := self.head()) is not None:
+        while self._size:
+            head = next(iter(self._levels[self._order[0]].requests.values()))
             if batch and (head.length != batch[0].length or rows + head.rows > max_rows):
                 break
             self.remove(head)

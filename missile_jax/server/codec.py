@@ -31,7 +31,6 @@ from missile_jax.server.tensors import (
     to_json,
 )
 
-
 _NOWHERE: Mapping[str, Slice] = MappingProxyType({})
 
 

@@ -39,7 +39,6 @@ from missile_jax.server.encoding import (
 from missile_jax.server.guard import CALLER, authorizations, guarded
 from missile_jax.server.openapi import document
 from missile_jax.server.protocol import CONNECTION, Connection
-from missile_jax.server.shared_memory import Regions
 from missile_jax.server.turns import Turns
 from missile_jax.server.watch import CLIENT_LEFT, REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers

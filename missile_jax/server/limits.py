@@ -12,7 +12,6 @@ from typing import Any
 from missile_jax.options import LimitOptions
 from missile_jax.server.tensors import CodecError
 
-
 # In JSON, with the comma that follows: `"":0,` and `0,`.
 _LEAST_PARAMETER_BYTES, _LEAST_ENTRY_BYTES = 5, 2
 
