@@ -103,11 +103,10 @@ class GrpcServer:
         )
         service = InferenceService if admin else PublicInferenceService
         self._service = service(dataplane, options.max_stream_requests)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), self._server)
-        reflection.enable_server_reflection(
-            [SERVICE, _HEALTH, reflection.SERVICE_NAME], self._server
-        )
+        handlers = _Generic(self._server)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), handlers)
+        reflection.enable_server_reflection([SERVICE, _HEALTH, reflection.SERVICE_NAME], handlers)
         address = _address(options.host, options.port)
         if credentials is None:
             port = self._server.add_insecure_port(address)
@@ -136,6 +135,20 @@ class GrpcServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class _Generic:
+    """A server as generated code sees it, whose methods are all found by one generic handler.
+
+    For methods that are registered by name, grpc.aio waits for the next call of each of them, and
+    does so anew for all of them after every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Nothing: generated code adds them as generic ones too."""
 
 
 def _credentials(options: TlsOptions) -> grpc.ServerCredentials | None:

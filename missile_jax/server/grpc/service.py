@@ -298,7 +298,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
             request = _until(left_s, decode_request(message, regions, dataplane.limits))
             return dataplane.submit(name, request, message.model_version, caller, alone=alone)
 
-        if message.ByteSize() < LARGE_BYTES and not _names_memory(message):
+        names_memory = dataplane.regions.on and _names_memory(message)
+        if message.ByteSize() < LARGE_BYTES and not names_memory:
             pending = submit(alone=False)
         else:
             latency = dataplane.is_latency(name)
