@@ -48,6 +48,10 @@ _NOT_WORTH_A_SWITCH_NS = 300_000
 _QUANTUM_MS = {"cpu": 12.0, "gpu": 1.0}
 
 
+# Has this thread call a function a little later, as an event loop's `call_soon` does.
+Soon = Callable[[Callable[[], None]], object]
+
+
 class Runtime:
     """Many models on one device.
 
@@ -283,7 +287,7 @@ class Runtime:
         *,
         deadline_ms: float | None = None,
         priority: int | str | None = None,
-        soon: Callable[[Callable[[], None]], object] | None = None,
+        soon: Soon | None = None,
     ) -> Future[dict[str, np.ndarray]]:
         """`submit` for front ends: inputs and outputs by the names that `describe` lists.
 
@@ -339,7 +343,7 @@ class Runtime:
         *,
         named: bool = False,
         waits: bool = False,
-        soon: Callable[[Callable[[], None]], object] | None = None,
+        soon: Soon | None = None,
     ) -> Request:
         """Submits what `accept` makes of a request, `named` for a result by name.
 
@@ -366,7 +370,7 @@ class Runtime:
         self,
         program: Program,
         request: Request,
-        soon: Callable[[Callable[[], None]], object] | None,
+        soon: Soon | None,
     ) -> None:
         if soon is None or request.rows >= program.max_rows:
             self._mux.run(request)

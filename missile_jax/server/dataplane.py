@@ -22,7 +22,7 @@ import numpy as np
 from missile_jax.engine.request import Phases
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
 from missile_jax.options import LimitOptions, SharedMemoryOptions
-from missile_jax.runtime import Runtime
+from missile_jax.runtime import Runtime, Soon
 from missile_jax.server.auth import ANYONE, Call, Caller, Tokens
 from missile_jax.server.codec import InferRequest, InferResponse
 from missile_jax.server.repository import READY, Repository, reason
@@ -197,12 +197,11 @@ class Dataplane:
         version: str = "",
         caller: Caller = ANYONE,
         *,
-        alone: bool = True,
+        soon: Soon | None = None,
     ) -> Pending:
         """Queue `request`.
 
-        alone: no other client can be about to send one; if not, this is called on an event loop,
-            and the short requests that the loop finds in one turn share batches.
+        soon: see `Runtime.submit_tensors`; None where no other client can be about to send one.
 
         Raises at once what `Runtime.submit_tensors` raises for bad input, ForbiddenError where
         `caller` may not send it in its class, and CodecError for an output that the model does not
@@ -222,7 +221,7 @@ class Dataplane:
                 request.inputs,
                 deadline_ms=deadline_ms,
                 priority=request.priority,
-                soon=None if alone else asyncio.get_running_loop().call_soon,
+                soon=soon,
             )
         except ModelNotFoundError as error:
             raise self._repository.absent(name, error) from None

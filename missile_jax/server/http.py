@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from missile_jax.errors import MissileError, RuntimeClosedError
+from missile_jax.runtime import Soon
 from missile_jax.server.answer import JSON, Answer, failure
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import (
@@ -139,17 +140,18 @@ class HttpApp:
             body = b"".join(parts)
             parts = [await asyncio.to_thread(inflate, body, encoding, self._max_body_bytes)]
 
-        def submit(alone: bool = True) -> Pending:
+        def submit(soon: Soon | None = None) -> Pending:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             request = decode_request(body, length, regions, self._dataplane.limits)
             scope[_ID] = request.id
-            return self._dataplane.submit(name, request, version, caller, alone=alone)
+            return self._dataplane.submit(name, request, version, caller, soon=soon)
 
         if self._is_large(parts):
             latency = self._dataplane.is_latency(name)
             pending = await self.workers.run(latency, submit, Pending.cancel)
         else:
-            pending = submit(connection.alone)
+            # Short requests that the loop finds in one turn share batches.
+            pending = submit(None if connection.alone else asyncio.get_running_loop().call_soon)
         if not pending.done:
             await _await(pending, connection)
         response = pending.result()

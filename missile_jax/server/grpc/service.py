@@ -15,9 +15,11 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
+from missile_jax.runtime import Soon
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane, Pending
+from missile_jax.server.grpc.crowd import Crowd, in_some_turns
 from missile_jax.server.grpc.messages import decode_request, encode_response
 from missile_jax.server.grpc.status import status_of
 from missile_jax.server.workers import LARGE_BYTES, Workers
@@ -77,6 +79,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._max_stream_requests = max_stream_requests
         self.workers = Workers("missile-grpc")
         self._calls: set[asyncio.Task[Any]] = set()
+        self._crowd = Crowd()
         self._readers: set[asyncio.Task[Any]] = set()
         self.stopping = asyncio.Event()
 
@@ -237,7 +240,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
     ) -> pb.ModelInferResponse:
         """One request, one response."""
-        return await self._infer(message, context, caller)
+        return await self._infer(message, context, caller, self._crowd.soon(len(self._calls)))
 
     @_answered(Call.INFER)
     async def ModelStreamInfer(
@@ -274,7 +277,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
     ) -> pb.ModelStreamInferResponse:
         try:
-            response = await self._infer(message, context, caller)
+            response = await self._infer(message, context, caller, in_some_turns)
         except Exception as error:  # noqa: BLE001 - the last one to hear of it
             response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
             text = status_of(error, _subject(message)).text
@@ -286,7 +289,11 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
     async def _infer(
-        self, message: pb.ModelInferRequest, context: ServicerContext, caller: Caller
+        self,
+        message: pb.ModelInferRequest,
+        context: ServicerContext,
+        caller: Caller,
+        soon: Soon | None,
     ) -> pb.ModelInferResponse:
         if self.stopping.is_set():
             raise RuntimeClosedError("the server is stopping")
@@ -294,13 +301,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         left_s = context.time_remaining()
         regions = dataplane.regions_for(caller)
 
-        def submit(alone: bool = True) -> Pending:
+        def submit(soon: Soon | None = None) -> Pending:
             request = _until(left_s, decode_request(message, regions, dataplane.limits))
-            return dataplane.submit(name, request, message.model_version, caller, alone=alone)
+            return dataplane.submit(name, request, message.model_version, caller, soon=soon)
 
         names_memory = dataplane.regions.on and _names_memory(message)
         if message.ByteSize() < LARGE_BYTES and not names_memory:
-            pending = submit(alone=False)
+            pending = submit(soon)
         else:
             latency = dataplane.is_latency(name)
             pending = await self.workers.run(latency, submit, Pending.cancel)
