@@ -157,7 +157,7 @@ class Program:
         rows, actual = arrays[0].shape[0], 0
         if self.info.lengths:
             actual = self._length_of(arrays)
-            self._check_length(actual)
+            self._check_length(actual, self.info.lengths)
         for leaf, array in zip(self.inputs, arrays, strict=True):
             if array.shape != leaf.sized(rows, actual):
                 raise InvalidInputError(
@@ -243,11 +243,11 @@ class Program:
                 f"{list(buckets)}{rule}"
             )
 
-    def _check_length(self, length: int) -> None:
-        if length < 1 or length > self.info.lengths[-1]:
+    def _check_length(self, length: int, lengths: Sequence[int]) -> None:
+        if length < 1 or length > lengths[-1]:
             raise UnsupportedShapeError(
                 f"model {self.info.name!r}: a sequence of {length} positions does not fit "
-                f"the declared lengths {list(self.info.lengths)}"
+                f"the declared lengths {list(lengths)}"
             )
 
     def plan_for(self, rows: int, length: int) -> Plan:

@@ -164,7 +164,7 @@ class HttpApp:
             encode = functools.partial(encode_parts, response, pending.request, regions)
             latency = self._dataplane.is_latency(name)
             body, rest, length = await self.workers.run(latency, encode)
-        headers = [JSON]
+        headers: list[tuple[bytes, bytes]] = [JSON]
         if length is not None:
             headers = [_BINARY, (b"inference-header-content-length", b"%d" % length)]
         if accept is not None and sum(map(len, (body, *rest))) >= WORTH_IT_BYTES:

@@ -103,7 +103,7 @@ class GrpcServer:
         )
         service = InferenceService if admin else PublicInferenceService
         self._service = service(dataplane, options.max_stream_requests)
-        handlers = _Generic(self._server)
+        handlers: Any = _Generic(self._server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(Health(self._service), handlers)
         reflection.enable_server_reflection([SERVICE, _HEALTH, reflection.SERVICE_NAME], handlers)
