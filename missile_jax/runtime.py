@@ -33,6 +33,7 @@ from missile_jax.program.build import Builder
 from missile_jax.program.compile import persistent_cache
 from missile_jax.program.costs import MeasuredCosts
 from missile_jax.program.load import load
+from missile_jax.program.plan import Plan
 from missile_jax.program.program import CopyIn, Inputs, Program, stage
 from missile_jax.schedule.admission import level_of
 from missile_jax.schedule.policies import make_policy
@@ -45,6 +46,10 @@ from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree, Tenant, size_b
 _NOT_WORTH_A_SWITCH_NS = 300_000
 # Length of a segment that keeps LS waits short and launches cheap (docs/segments.md).
 _QUANTUM_MS = {"cpu": 12.0, "gpu": 1.0}
+
+
+# Has this thread call a function a little later, as an event loop's `call_soon` does.
+Soon = Callable[[Callable[[], None]], object]
 
 
 class Runtime:
@@ -282,7 +287,7 @@ class Runtime:
         *,
         deadline_ms: float | None = None,
         priority: int | str | None = None,
-        soon: Callable[[Callable[[], None]], object] | None = None,
+        soon: Soon | None = None,
     ) -> Future[dict[str, np.ndarray]]:
         """`submit` for front ends: inputs and outputs by the names that `describe` lists.
 
@@ -338,7 +343,7 @@ class Runtime:
         *,
         named: bool = False,
         waits: bool = False,
-        soon: Callable[[Callable[[], None]], object] | None = None,
+        soon: Soon | None = None,
     ) -> Request:
         """Submits what `accept` makes of a request, `named` for a result by name.
 
@@ -353,7 +358,7 @@ class Runtime:
             try:
                 if waits:
                     self._mux.run(request)
-                elif _is_short(program, request):
+                elif program.latency and _is_short(request.fit.plan):
                     self._run_here(program, request, soon)
                 else:
                     self._mux.submit(request)
@@ -365,7 +370,7 @@ class Runtime:
         self,
         program: Program,
         request: Request,
-        soon: Callable[[Callable[[], None]], object] | None,
+        soon: Soon | None,
     ) -> None:
         if soon is None or request.rows >= program.max_rows:
             self._mux.run(request)
@@ -390,19 +395,17 @@ class Runtime:
         deadline_ns = NEVER_NS if deadline_ms is None else now_ns + round(deadline_ms * 1e6)
         slo = program.info.slo
         due_ns = NEVER_NS if slo is None else now_ns + round(slo.deadline_ms * 1e6)
+        leaves, fit = inputs
         request = Request(
             program,
-            inputs.leaves,
-            inputs.rows,
-            inputs.length,
-            inputs.actual_length,
+            leaves,
+            fit,
             now_ns,
             deadline_ns,
             min(due_ns, deadline_ns),
             finish,
             RequestFuture(lambda: self._mux.cancelled(request)),
             level,
-            program.least_ns(inputs.rows, inputs.length),
         )
         return request
 
@@ -532,9 +535,8 @@ def _without(observers: tuple[Any, ...], one: Any) -> tuple[Any, ...]:
     return tuple(observer for observer in observers if observer is not one)
 
 
-def _is_short(program: Program, request: Request) -> bool:
-    plan = program.plan_for(request.rows, request.length)
-    return program.latency and plan.steady and 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS
+def _is_short(plan: Plan) -> bool:
+    return plan.steady and 0 < plan.whole.duration_ns < _NOT_WORTH_A_SWITCH_NS
 
 
 def _leave_out_of_collections() -> None:

@@ -76,15 +76,25 @@ class InlineDevice:
         """Nothing to end."""
 
 
-class _Own(threading.local):
+class _Own:
     """What a thread is to run next, launched from the thread itself.
 
     request: the one it attends to; only pieces of that one's job. lane: it runs any piece.
     """
 
-    request: Request | None = None
-    lane: bool = False
-    work: tuple[Piece, Finished] | None = None
+    __slots__ = ("lane", "request", "work")
+
+    def __init__(self) -> None:
+        self.request: Request | None = None
+        self.lane = False
+        self.work: tuple[Piece, Finished] | None = None
+
+
+class _Here(threading.local):
+    """Of the thread that asks."""
+
+    def __init__(self) -> None:
+        self.own = _Own()
 
 
 class LaneDevice:
@@ -100,12 +110,12 @@ class LaneDevice:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._own = _Own()
+        self._here = _Here()
         self._free: list[SimpleQueue[tuple[Piece, Finished] | None]] = []
         self._lanes: list[tuple[threading.Thread, SimpleQueue[tuple[Piece, Finished] | None]]] = []
 
     def launch(self, piece: Piece, finished: Finished) -> None:
-        own = self._own
+        own = self._here.own
         mine = own.lane or (own.request is not None and piece.job.requests[0] is own.request)
         if mine and own.work is None:
             own.work = (piece, finished)
@@ -117,8 +127,8 @@ class LaneDevice:
 
     def attend(self, request: Request, submit: Callable[[Request], object]) -> None:
         # A callback may wait for a request in its turn, on a thread that has work of its own.
-        own = self._own
-        self._release()
+        own = self._here.own
+        self._release(own)
         lane, own.lane, own.request = own.lane, False, request
         try:
             submit(request)
@@ -127,11 +137,11 @@ class LaneDevice:
                 _run_here(*work)
         finally:
             own.request = None
-            self._release()
+            self._release(own)
             own.lane = lane
 
-    def _release(self) -> None:
-        work, self._own.work = self._own.work, None
+    def _release(self, own: _Own) -> None:
+        work, own.work = own.work, None
         if work is not None:
             self._hand_over(work)
 
@@ -162,7 +172,7 @@ class LaneDevice:
         return lane
 
     def _serve(self, lane: SimpleQueue[tuple[Piece, Finished] | None]) -> None:
-        own = self._own
+        own = self._here.own
         own.lane = True
         while (work := lane.get()) is not None:
             while work is not None:

@@ -39,7 +39,7 @@ class Job:
         # Kept here, since a request that is given up while it waits for its launch drops its own.
         self._inputs = [r.inputs for r in requests]
         self.requests = list(requests)
-        self.rows = sum(r.rows for r in requests)
+        self.rows = sum([r.rows for r in requests])
         self.plan: Plan = program.plan_for(self.rows, requests[0].length)
         self.position = 0
         self.compute_ns = 0
@@ -87,7 +87,7 @@ class Job:
         leaves = self._program.unstack(
             results,
             [r.rows for r in self.requests],
-            [r.actual_length for r in self.requests],
+            [r.fit.actual_length for r in self.requests],
         )
         return [r.finish(one) for r, one in zip(self.requests, leaves, strict=True)]
 

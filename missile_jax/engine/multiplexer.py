@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +12,7 @@ from typing import Any
 from jax.errors import JaxRuntimeError
 
 from missile_jax.engine.clock import Clock
+from missile_jax.engine.deadlines import Deadlines
 from missile_jax.engine.device import Device
 from missile_jax.engine.job import Job, Piece
 from missile_jax.engine.request import NEVER_NS, Phases, Request
@@ -33,8 +31,6 @@ from missile_jax.memory.residency import Residency
 from missile_jax.schedule.admission import refusal
 from missile_jax.schedule.view import Launch, Policy
 
-# Deadlines kept before those of requests that are done are swept out.
-_SWEEP_ABOVE = 4096
 _LONGEST_SLEEP_S = 3600.0
 # A block becomes free when the last view of it is dropped, wherever that happens: nobody is told.
 _POLL_S = 0.001
@@ -95,10 +91,7 @@ class Multiplexer:
         self.lock = threading.RLock()
         self._idle = threading.Condition(self.lock)
         self._sooner = threading.Condition(self.lock)
-        # Weak: what is done keeps neither its results nor its model until its deadline.
-        self._deadlines: list[tuple[int, int, weakref.ref[Request]]] = []
-        self._sweep_above = _SWEEP_ABOVE
-        self._order = itertools.count()
+        self._deadlines = Deadlines()
         self._answering: list[int] = []
         self._waiters = 0
         self._closed: MissileError | None = None
@@ -123,10 +116,11 @@ class Multiplexer:
             served = self.table[request.model]
             if request.program is not served.program:
                 _check_still_fits(request, served)
-            self._admit(served, request)
+            if served.queue or self.table.tenant_limits:
+                self._admit(served, request)
             self.table.arrived(served, request)
-            if request.deadline_ns != NEVER_NS:
-                self._watch(request)
+            if request.deadline_ns != NEVER_NS and self._deadlines.add(request):
+                self._sooner.notify()
 
     def attend(self, request: Request) -> None:
         """Launches what is next, and runs it on this thread if it is the job of `request`."""
@@ -214,7 +208,7 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
-        if served.parameters.moves:
+        if served.moves:
             _count_swap(served, piece)
         if not piece.job.ended_ns:
             for request in job.requests:
@@ -248,7 +242,7 @@ class Multiplexer:
             if self.device.autonomous:
                 self._launch(outcomes)
         if error is None and job.done:
-            outcomes += self._answers(job)
+            self._answer(job, outcomes)
         _resolve(outcomes)
         self._answering.remove(me)
         # One who comes to wait after this look finds the engine idle by himself.
@@ -256,13 +250,15 @@ class Multiplexer:
             with self.lock:
                 self._idle.notify_all()
 
-    def _answers(self, job: Job) -> list[Outcome]:
+    def _answer(self, job: Job, outcomes: list[Outcome]) -> None:
         try:
             answers = self.device.answers(job)
         except Exception as error:  # noqa: BLE001 - fetching results may fail like running does
             failed = _model_error(job.requests[0].model, error)
-            return [(r, None, failed) for r in job.requests]
-        return [(r, a, None) for r, a in zip(job.requests, answers, strict=True)]
+            outcomes += [(request, None, failed) for request in job.requests]
+            return
+        for request, answer in zip(job.requests, answers, strict=True):
+            outcomes.append((request, answer, None))
 
     # Every other way out.
 
@@ -286,22 +282,10 @@ class Multiplexer:
             self.table.settle(served)
         return [served.stats for served in versions[:1]]
 
-    def _watch(self, request: Request) -> None:
-        if len(self._deadlines) > self._sweep_above:
-            # Requests that are done leave the heap only when their time comes: help them out.
-            self._deadlines = [entry for entry in self._deadlines if _is_open(entry[2]())]
-            heapq.heapify(self._deadlines)
-            self._sweep_above = max(_SWEEP_ABOVE, 2 * len(self._deadlines))
-        entry = (request.deadline_ns, next(self._order), weakref.ref(request))
-        heapq.heappush(self._deadlines, entry)
-        if self._deadlines[0] is entry:
-            self._sooner.notify()
-
     def _expire(self, outcomes: list[Outcome]) -> None:
-        while self._deadlines and self._deadlines[0][0] <= self.clock.now_ns():
-            request = heapq.heappop(self._deadlines)[2]()
-            if request is None or not _is_open(request):
-                continue
+        if not self._deadlines:
+            return
+        for request in self._deadlines.late(self.clock.now_ns()):
             for stats in self._abandon(request):
                 stats.expire_count += 1
             outcomes.append((request, None, _late(request)))
@@ -314,10 +298,10 @@ class Multiplexer:
         outcomes: list[Outcome] = []
         with self.lock:
             if not self._closed:
-                next_ns = self._deadlines[0][0] if self._deadlines else NEVER_NS
                 polls = self.memory is not None and self.memory.may_unblock_itself
                 longest_s = _POLL_S if polls else _LONGEST_SLEEP_S
-                sleep_s = min((next_ns - self.clock.now_ns()) / 1e9, longest_s)
+                left_s = (self._deadlines.next_ns - self.clock.now_ns()) / 1e9
+                sleep_s = min(left_s, longest_s)
                 if sleep_s > 0:
                     self._sooner.wait(sleep_s)
             self._expire(outcomes)
@@ -405,10 +389,6 @@ class Multiplexer:
         self.table.settle(served)
 
 
-def _is_open(request: Request | None) -> bool:
-    return request is not None and not (request.settled or request.future.done())
-
-
 def _check_still_fits(request: Request, served: Served) -> None:
     if not served.program.takes_the_same_as(request.program):
         raise ReplacedError
@@ -438,8 +418,8 @@ def _count(served: Served, job: Job, now_ns: int) -> None:
             request.settled = True
             waited = (request.arrival_ns, request.queue_ns, request.swap_ns)
             phases = request.future.phases = Phases(*waited, job.compute_ns, now_ns)
-            moved = served.program.io_bytes(request.rows, request.actual_length)
-            served.stats.succeeded(phases, served.slo_ns, *moved)
+            fit = request.fit
+            served.stats.succeeded(phases, served.slo_ns, fit.input_bytes, fit.output_bytes)
 
 
 def _fail(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from missile_jax.program.program import Program
+from missile_jax.program.program import Fit, Program
 
 # Later than any clock says: no deadline.
 NEVER_NS = 2**62
+_DONE = (FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED)
 
 
 class Phases(NamedTuple):
@@ -47,6 +49,17 @@ class RequestFuture(Future):
         super().__init__()
         self._on_cancel = [on_cancel]
 
+    # A front end asks both of each request, most of which are done. An attribute is read whole, and
+    # the result is set before the state: neither takes the lock.
+
+    def done(self) -> bool:
+        return self._state in _DONE
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        return super().result(timeout)
+
     def cancel(self) -> bool:
         if not super().cancel():
             return False
@@ -80,11 +93,10 @@ class Request:
     """A request in the engine.
 
     program: what accepted it. inputs: leaves [B, ...] padded to the length bucket.
-    rows: B. length: the bucket. actual_length: before padding; 0 without sequences.
+    fit: what `program` knows of its shape; rows, length and work_ns are of it.
     deadline_ns: when its future fails with DeadlineExceededError, NEVER_NS for never.
     due_ns: when it should be done, for the order of latency-sensitive requests.
     level: in its model's queue those of a lower one go first.
-    work_ns: device time that it adds, at least.
     queue_ns, swap_ns: see `Phases`.
     settled: counted as answered, failed, cancelled or late, each request once; nobody waits for
         its result any more.
@@ -93,20 +105,24 @@ class Request:
 
     program: Program
     inputs: Sequence[np.ndarray]
-    rows: int
-    length: int
-    actual_length: int
+    fit: Fit
     arrival_ns: int
     deadline_ns: int
     due_ns: int
     finish: Callable[[list[np.ndarray]], Any]
     future: RequestFuture
     level: int = 1
-    work_ns: int = 0
     started_ns: int = 0
     queue_ns: int = 0
     swap_ns: int = 0
     settled: bool = False
+    rows: int = field(init=False)
+    length: int = field(init=False)
+    work_ns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        fit = self.fit
+        self.rows, self.length, self.work_ns = fit.rows, fit.length, fit.least_ns
 
     @property
     def model(self) -> str:

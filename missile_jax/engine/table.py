@@ -40,6 +40,7 @@ class Served:
     paused: jobs between two segments. in_flight: pieces on the device.
     key: what policies know it by: the model's name, until it is retired.
     retired: it takes no more requests, and finishes those it has.
+    moves: whether its parameters come to the device and go.
     """
 
     program: Program
@@ -53,12 +54,14 @@ class Served:
     name: str = field(init=False)
     key: str = field(init=False)
     latency: bool = field(init=False)
+    moves: bool = field(init=False)
     slo_ns: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         info = self.program.info
         self.name = self.key = info.name
         self.latency = info.priority is Priority.LATENCY
+        self.moves = self.parameters.moves
         self.slo_ns = None if info.slo is None else round(info.slo.deadline_ms * 1e6)
 
     @property
@@ -66,26 +69,22 @@ class Served:
         return not (self.in_flight or self.paused or self.queue)
 
     def view(self, vruntime_ns: float) -> ModelView:
-        head = self.queue.head()
-        first = self.paused[0].requests[0] if self.paused else head
+        first = head = self.queue.head()
+        ready = self.parameters.can_start
+        if self.paused:
+            job = self.paused[0]
+            first, ready = job.requests[0], self.parameters.ready(job.next_segment)
         return ModelView(
             self.key,
             self.latency,
             len(self.queue),
             len(self.paused),
             self.in_flight,
-            first.arrival_ns if first is not None else 0,
-            head.due_ns if head is not None else 0,
+            0 if first is None else first.arrival_ns,
+            0 if head is None else head.due_ns,
             vruntime_ns,
-            self.ready,
+            ready,
         )
-
-    @property
-    def ready(self) -> bool:
-        """Whether the parameters of its next piece are on the device."""
-        if self.paused:
-            return self.parameters.ready(self.paused[0].next_segment)
-        return self.parameters.can_start
 
     def snapshot(self) -> dict[str, Any]:
         """Its counters and plans as plain values."""
@@ -113,13 +112,12 @@ class Served:
 
     def tell_memory(self) -> None:
         """What the memory decides by: whether it has work, and how urgent."""
-        if self.parameters.moves:
-            head = self.queue.head()
-            self.parameters.update(
-                head is not None,
-                bool(self.in_flight or self.paused),
-                head.due_ns if head is not None else 0,
-            )
+        head = self.queue.head()
+        self.parameters.update(
+            head is not None,
+            bool(self.in_flight or self.paused),
+            head.due_ns if head is not None else 0,
+        )
 
 
 class Table:
@@ -275,7 +273,8 @@ class Table:
     def arrived(self, served: Served, request: Request) -> None:
         served.queue.push(request)
         self._active[served.key] = served
-        served.tell_memory()
+        if served.moves:
+            served.tell_memory()
         if served.latency:
             self._last_latency_ns = max(self._last_latency_ns, request.arrival_ns)
         else:
@@ -283,7 +282,8 @@ class Table:
 
     def launched(self, served: Served) -> None:
         served.in_flight += 1
-        served.tell_memory()
+        if served.moves:
+            served.tell_memory()
         if served.latency:
             self._latency_in_flight += 1
         else:
@@ -312,10 +312,12 @@ class Table:
         """Drops jobs that nobody waits for; a model with nothing left leaves the view."""
         if served.paused and not all(job.wanted for job in served.paused):
             served.paused = deque(job for job in served.paused if job.wanted)
-        if served.idle and self._active.get(served.key) is served:
-            del self._active[served.key]
-            self._fair.sleep(served.key)
-        if served.retired and served.idle:
-            self._forget(served)
-        if self.has(served):
+        if served.idle:
+            if self._active.get(served.key) is served:
+                del self._active[served.key]
+                if not served.latency:
+                    self._fair.sleep(served.key)
+            if served.retired:
+                self._forget(served)
+        if served.moves and self.has(served):
             served.tell_memory()

@@ -6,7 +6,7 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -52,18 +52,32 @@ class Leaf:
         return math.prod(self.sized(rows, length)) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
-    """A request's inputs as a program takes them.
+class Fit(NamedTuple):
+    """What is known of all requests of one shape.
 
-    leaves: [B, ...], copied, padded to the length bucket.
     rows: B. length: the bucket. actual_length: before padding; both 0 without sequences.
+    plan: the smallest that holds one of them.
+    least_ns: device time that one adds at least: its part of the batch that is best for it.
+    input_bytes, output_bytes: without padding.
     """
 
-    leaves: Sequence[np.ndarray]
     rows: int
     length: int
     actual_length: int
+    plan: Plan
+    least_ns: int
+    input_bytes: int
+    output_bytes: int
+
+
+class Inputs(NamedTuple):
+    """A request's inputs as a program takes them.
+
+    leaves: [B, ...], copied, padded to the length bucket of `fit`.
+    """
+
+    leaves: Sequence[np.ndarray]
+    fit: Fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +100,7 @@ class Program:
     outputs: tuple[Leaf, ...]
     batched: bool
     _least_ns_per_row: dict[int, float] = field(init=False, repr=False)
-    _io_bytes: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+    _fits: dict[tuple[int, int], Fit] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         least: dict[int, float] = {}
@@ -101,10 +115,6 @@ class Program:
             other.in_tree, other.out_tree, other.inputs, other.outputs, other.batched
         ) and (mine.buckets, mine.lengths) == (its.buckets, its.lengths)  # fmt: skip
 
-    def least_ns(self, rows: int, length: int) -> int:
-        """Device time that a request adds at least: its part of the batch that is best for it."""
-        return int(rows * self._least_ns_per_row[length])
-
     @property
     def latency(self) -> bool:
         """Whether the model is latency-sensitive."""
@@ -113,17 +123,6 @@ class Program:
     def named_outputs(self, leaves: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """A result's leaves by name."""
         return {leaf.name: array for leaf, array in zip(self.outputs, leaves, strict=True)}
-
-    def io_bytes(self, rows: int, length: int) -> tuple[int, int]:
-        """The bytes of a request's inputs and of its outputs, at B = `rows` and unpadded L."""
-        # Asked for each request, of few shapes.
-        found = self._io_bytes.get((rows, length))
-        if found is None:
-            found = self._io_bytes[rows, length] = (
-                sum(leaf.nbytes(rows, length) for leaf in self.inputs),
-                sum(leaf.nbytes(rows, length) for leaf in self.outputs),
-            )
-        return found
 
     @property
     def max_rows(self) -> int:
@@ -149,23 +148,49 @@ class Program:
 
     def accept_leaves(self, leaves: Sequence[Any], copy: CopyIn = stage) -> Inputs:
         """`accept` for inputs that are flat already, in the order of `info.inputs`."""
-        pairs = zip(self.inputs, leaves, strict=True)
-        arrays = [copy(self._array(leaf, value)) for leaf, value in pairs]
-        rows, lengths = arrays[0].shape[0], self.info.lengths
-        actual = length = 0
-        if lengths:
+        arrays = []
+        for leaf, value in zip(self.inputs, leaves, strict=True):
+            fits = type(value) is np.ndarray and value.dtype == leaf.dtype
+            if not (fits and value.ndim == len(leaf.shape) and value.flags.c_contiguous):
+                value = self._array(leaf, value)
+            arrays.append(copy(value))
+        rows, actual = arrays[0].shape[0], 0
+        if self.info.lengths:
             actual = self._length_of(arrays)
-            length = self._length_bucket(actual)
+            self._check_length(actual, self.info.lengths)
         for leaf, array in zip(self.inputs, arrays, strict=True):
             if array.shape != leaf.sized(rows, actual):
                 raise InvalidInputError(
                     f"model {self.info.name!r}: input {leaf.name!r} has shape {array.shape}, "
                     f"allowed is {self._allowed(leaf)}; all inputs have the same B and L"
                 )
+        fit = self.fit(rows, actual)
+        if fit.length != actual:
+            pairs = zip(self.inputs, arrays, strict=True)
+            arrays = [_pad(leaf, array, fit.length) for leaf, array in pairs]
+        return Inputs(arrays, fit)
+
+    def fit(self, rows: int, actual: int = 0) -> Fit:
+        """What is known of requests of B = `rows` and unpadded L = `actual`.
+
+        Raises UnsupportedShapeError.
+        """
+        found = self._fits.get((rows, actual))  # few shapes come again and again
+        if found is not None:
+            return found
         self._check_rows(rows)
-        if length != actual:
-            arrays = [_pad(leaf, a, length) for leaf, a in zip(self.inputs, arrays, strict=True)]
-        return Inputs(arrays, rows, length, actual)
+        lengths = self.info.lengths
+        length = lengths[bisect.bisect_left(lengths, actual)] if lengths else 0
+        fit = self._fits[rows, actual] = Fit(
+            rows,
+            length,
+            actual,
+            self.plan_for(rows, length),
+            int(rows * self._least_ns_per_row[length]),
+            sum(leaf.nbytes(rows, actual) for leaf in self.inputs),
+            sum(leaf.nbytes(rows, actual) for leaf in self.outputs),
+        )
+        return fit
 
     def accept_named(self, tensors: Mapping[str, Any], copy: CopyIn = stage) -> Inputs:
         """`accept` for inputs by the names that `info.inputs` lists."""
@@ -182,9 +207,9 @@ class Program:
         return next(a.shape[leaf.length_axes[0]] for leaf, a in pairs if leaf.length_axes)
 
     def _array(self, leaf: Leaf, value: Any) -> np.ndarray:
-        plain = type(value) is np.ndarray and value.flags.c_contiguous and value.ndim > 0
+        """`value` as `leaf` is, [B, ...] and C-contiguous."""
         try:
-            array = value if plain else np.ascontiguousarray(value)
+            array = np.ascontiguousarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInputError(
                 f"model {self.info.name!r}: input {leaf.name!r} is no array: {error}"
@@ -218,19 +243,17 @@ class Program:
                 f"{list(buckets)}{rule}"
             )
 
-    def _length_bucket(self, length: int) -> int:
-        if not self.info.lengths:
-            return 0
-        if length < 1 or length > self.info.lengths[-1]:
+    def _check_length(self, length: int, lengths: Sequence[int]) -> None:
+        if length < 1 or length > lengths[-1]:
             raise UnsupportedShapeError(
                 f"model {self.info.name!r}: a sequence of {length} positions does not fit "
-                f"the declared lengths {list(self.info.lengths)}"
+                f"the declared lengths {list(lengths)}"
             )
-        return self.info.lengths[bisect.bisect_left(self.info.lengths, length)]
 
     def plan_for(self, rows: int, length: int) -> Plan:
         """The smallest plan that holds `rows`, at a length bucket."""
-        return self.plans[self._rows_bucket(rows), length]
+        plan = self.plans.get((rows, length))
+        return plan or self.plans[self._rows_bucket(rows), length]
 
     def _rows_bucket(self, rows: int) -> int:
         buckets = self.info.buckets
@@ -241,9 +264,9 @@ class Program:
 
         parts: for each request its leaves, as `accept` returned them; `rows` together.
         """
-        bucket = self._rows_bucket(rows)
-        if len(parts) == 1 and rows == bucket:
+        if len(parts) == 1 and rows in self.info.buckets:
             return list(parts[0])
+        bucket = self._rows_bucket(rows)
         return [stack_rows([part[k] for part in parts], bucket) for k in range(len(parts[0]))]
 
     def unstack(

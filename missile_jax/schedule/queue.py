@@ -52,7 +52,8 @@ class RequestQueue(Generic[R]):
         self.limit = limit
         self._size = 0
         self._levels: dict[int, _Level[R]] = {}
-        # Ascending, none of them empty.
+        # Ascending. None of them is empty, but for one that stays where nothing waits: the next
+        # request is most often of the same level.
         self._order: list[int] = []
 
     def __len__(self) -> int:
@@ -79,6 +80,8 @@ class RequestQueue(Generic[R]):
     def push(self, request: R) -> None:
         level = self._levels.get(request.level)
         if level is None:
+            if not self._size:
+                self.clear()
             level = self._levels[request.level] = _Level()
             bisect.insort(self._order, request.level)
         level.requests[id(request)] = request
@@ -98,7 +101,7 @@ class RequestQueue(Generic[R]):
             return False
         level.work_ns -= request.work_ns
         self._size -= 1
-        if not level.requests:
+        if self._size and not level.requests:
             del self._levels[request.level]
             self._order.remove(request.level)
         return True
@@ -111,7 +114,8 @@ class RequestQueue(Generic[R]):
         """
         batch: list[R] = []
         rows = 0
-        while (head := self.head()) is not None:
+        while self._size:
+            head = next(iter(self._levels[self._order[0]].requests.values()))
             if batch and (head.length != batch[0].length or rows + head.rows > max_rows):
                 break
             self.remove(head)

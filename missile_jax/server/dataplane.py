@@ -23,7 +23,7 @@ from missile_jax.engine.request import Phases
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
 from missile_jax.observe.calls import Calls
 from missile_jax.options import LimitOptions, SharedMemoryOptions
-from missile_jax.runtime import Runtime
+from missile_jax.runtime import Runtime, Soon
 from missile_jax.server.auth import ANYONE, Call, Caller, Tokens
 from missile_jax.server.codec import InferRequest, InferResponse
 from missile_jax.server.inflight import Inflight
@@ -210,12 +210,11 @@ class Dataplane:
         version: str = "",
         caller: Caller = ANYONE,
         *,
-        alone: bool = True,
+        soon: Soon | None = None,
     ) -> Pending:
         """Queue `request`.
 
-        alone: no other client can be about to send one; if not, this is called on an event loop,
-            and the short requests that the loop finds in one turn share batches.
+        soon: see `Runtime.submit_tensors`; None where no other client can be about to send one.
 
         Raises at once what `Runtime.submit_tensors` raises for bad input, ForbiddenError where
         `caller` may not send it in its class, and CodecError for an output that the model does not
@@ -235,7 +234,7 @@ class Dataplane:
                 request.inputs,
                 deadline_ms=deadline_ms,
                 priority=request.priority,
-                soon=None if alone else asyncio.get_running_loop().call_soon,
+                soon=soon,
             )
         except ModelNotFoundError as error:
             raise self._repository.absent(name, error) from None
@@ -292,11 +291,13 @@ class Pending:
         """Give the request up, unless it runs or is done. May be called from any thread."""
         self._future.cancel()
 
-    async def response(self) -> InferResponse:
-        """Wait for the answer, and raise what the runtime's future raises.
+    @property
+    def done(self) -> bool:
+        """Whether `result` is to be had without a wait."""
+        return self._future.done()
 
-        Cancelling the caller cancels the request.
-        """
+    async def wait(self) -> None:
+        """Until it is done. Cancelling the caller cancels the request."""
         future = self._future
         if not future.done():
             # One hop from the runtime's thread to the loop; asyncio.wrap_future takes two.
@@ -308,11 +309,19 @@ class Pending:
             except asyncio.CancelledError:
                 future.cancel()
                 raise
-        outputs: Mapping[str, np.ndarray] = future.result()
+
+    def result(self) -> InferResponse:
+        """The answer of a request that is `done`. Raises what the runtime's future raises."""
+        outputs: Mapping[str, np.ndarray] = self._future.result()
         wanted = self.request.outputs
         if wanted is not None:
             outputs = {name: outputs[name] for name in wanted}
         return InferResponse(self._name, outputs, VERSION, self.request.id)
+
+    async def response(self) -> InferResponse:
+        """`wait`, then `result`."""
+        await self.wait()
+        return self.result()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], _: Future[Any]) -> None:

@@ -22,10 +22,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from missile_jax.errors import MissileError, RuntimeClosedError
 from missile_jax.observe.calls import OTHER
+from missile_jax.runtime import Soon
 from missile_jax.server.answer import JSON, Answer, failure
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import (
-    InferResponse,
     decode_request,
     encode_parts,
     encode_response,
@@ -44,7 +44,6 @@ from missile_jax.server.guard import CALLER, authorizations, guarded
 from missile_jax.server.inflight import Claim, ReleasedError
 from missile_jax.server.interruption import Interruptible, stopped
 from missile_jax.server.openapi import document
-from missile_jax.server.shared_memory import Regions
 from missile_jax.server.turns import Turns
 from missile_jax.server.watch import REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
@@ -112,7 +111,7 @@ class HttpApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        target = _infer_target(scope)
+        target = _infer_target(scope["path"]) if scope["type"] == "http" else None
         if target is None:
             await self._other(scope, receive, send)
             return
@@ -178,19 +177,37 @@ class HttpApp:
                     parts = await self._inflate(name, parts, encoding, claim, connection)
             if parts is None or connection.is_closing():
                 return None
-            pending = await self._submit(
-                name, version, parts, length, scope, caller, regions, connection.alone
-            )
-            connection.on_lost.add(pending.cancel)
-            if connection.is_closing():  # while a thread was at it
-                pending.cancel()
-            try:
-                response = await pending.response()
-            finally:
-                connection.on_lost.discard(pending.cancel)
+
+            def submit(soon: Soon | None = None) -> Pending:
+                body = parts[0] if len(parts) == 1 else b"".join(parts)
+                parts.clear()  # what is read of them is in the body
+                request = decode_request(body, length, regions, self._dataplane.limits)
+                scope[_ID] = request.id
+                return self._dataplane.submit(name, request, version, caller, soon=soon)
+
+            if self._is_large(parts):
+                latency = self._dataplane.is_latency(name)
+                pending = await self.workers.run(latency, submit, Pending.cancel)
+            else:
+                # Short requests that the loop finds in one turn share batches.
+                pending = submit(None if connection.alone else asyncio.get_running_loop().call_soon)
+            if not pending.done:
+                await _await(pending, connection)
+            response = pending.result()
             if watched is not None:
                 watched.phases = pending.phases
-            return await self._answer(response, pending, accept, regions)
+            if response.nbytes < LARGE_BYTES and not pending.request.slices:
+                body, length = encode_response(response, pending.request, regions)
+                rest = ()
+            else:
+                encode = functools.partial(encode_parts, response, pending.request, regions)
+                latency = self._dataplane.is_latency(name)
+                body, rest, length = await self.workers.run(latency, encode)
+            if accept is None or sum(map(len, rest), len(body)) < WORTH_IT_BYTES:
+                return _answer(body, rest, length)
+            return _answer(
+                await asyncio.to_thread(_deflate, (body, *rest), accept), (), length, accept
+            )
         finally:
             if claim is not None:
                 claim.release()
@@ -247,54 +264,34 @@ class HttpApp:
         finally:
             connection.on_lost.discard(claim.release)
 
-    async def _submit(
-        self,
-        name: str,
-        version: str,
-        parts: list[bytes],
-        length: int | None,
-        scope: Scope,
-        caller: Caller,
-        regions: Regions,
-        alone: bool,
-    ) -> Pending:
-        """Queue the request whose body is `parts`."""
-        dataplane = self._dataplane
+    def _is_large(self, parts: Sequence[bytes]) -> bool:
+        """Whether a body is to be left to a thread, or may say that tensors are elsewhere."""
+        first = parts[0]
+        return len(parts) > 1 or len(first) >= LARGE_BYTES or self._dataplane.names_memory(first)
 
-        def submit(alone: bool = True) -> Pending:
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-            parts.clear()  # what is read of them is in the body
-            request = decode_request(body, length, regions, dataplane.limits)
-            scope[_ID] = request.id
-            return dataplane.submit(name, request, version, caller, alone=alone)
 
-        if len(parts) == 1 and len(parts[0]) < LARGE_BYTES and not dataplane.names_memory(parts[0]):
-            return submit(alone)
-        return await self.workers.run(dataplane.is_latency(name), submit, Pending.cancel)
+def _answer(
+    body: bytes, rest: Sequence[memoryview], length: int | None, encoding: str | None = None
+) -> Answer:
+    """length: of the JSON before the tensors, None where all is JSON."""
+    headers: list[tuple[bytes, bytes]] = [JSON]
+    if length is not None:
+        headers = [_BINARY, (b"inference-header-content-length", b"%d" % length)]
+    if encoding is not None:
+        headers += ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+    headers.append((b"content-length", b"%d" % sum(map(len, rest), len(body))))
+    return Answer(200, body, headers, rest)
 
-    async def _answer(
-        self, response: InferResponse, pending: Pending, accept: str | None, regions: Regions
-    ) -> Answer:
-        request = pending.request
-        rest: Sequence[memoryview] = ()
-        if response.nbytes < LARGE_BYTES and not request.slices:
-            body, length = encode_response(response, request, regions)
-        else:
-            encode = functools.partial(encode_parts, response, request, regions)
-            latency = self._dataplane.is_latency(response.model_name)
-            body, rest, length = await self.workers.run(latency, encode)
-        size = len(body) + sum([len(part) for part in rest])
-        extra = []
-        if accept is not None and size >= WORTH_IT_BYTES:
-            body = await asyncio.to_thread(_deflate, (body, *rest), accept)
-            size, rest = len(body), ()
-            extra = [(b"content-encoding", accept.encode()), (b"vary", b"accept-encoding")]
-        headers = [(b"content-length", b"%d" % size), *extra]
-        if length is None:
-            headers.append(JSON)
-        else:
-            headers += (_BINARY, (b"inference-header-content-length", b"%d" % length))
-        return Answer(200, body, headers, rest)
+
+async def _await(pending: Pending, connection: Connection) -> None:
+    """Until a request is done. It is cancelled where the client leaves."""
+    connection.on_lost.add(pending.cancel)
+    if connection.is_closing():  # while a thread was at it
+        pending.cancel()
+    try:
+        await pending.wait()
+    finally:
+        connection.on_lost.discard(pending.cancel)
 
 
 def _request_id(scope: Scope) -> str:
@@ -317,11 +314,10 @@ def _end(
     answer.headers.extend([(name.encode(), value.encode()) for name, value in more.items()])
 
 
-def _infer_target(scope: Scope) -> tuple[str, str] | None:
+@functools.lru_cache(maxsize=1024)  # clients ask for the same few, again and again
+def _infer_target(path: str) -> tuple[str, str] | None:
     """Model and version of /v2/models/MODEL[/versions/VERSION]/infer."""
-    if scope["type"] != "http" or not scope["path"].endswith("/infer"):
-        return None
-    match scope["path"].split("/"):
+    match path.split("/"):
         case ["", "v2", "models", name, "infer"]:
             return name, ""
         case ["", "v2", "models", name, "versions", version, "infer"]:

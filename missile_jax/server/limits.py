@@ -12,9 +12,18 @@ from typing import Any
 from missile_jax.options import LimitOptions
 from missile_jax.server.tensors import CodecError
 
+# In JSON, with the comma that follows: `"":0,` and `0,`.
+_LEAST_PARAMETER_BYTES, _LEAST_ENTRY_BYTES = 5, 2
 
-def check_document(document: Mapping[str, Any], limits: LimitOptions) -> None:
-    """Raises CodecError for a JSON document over a limit."""
+
+def check_document(document: Mapping[str, Any], size_bytes: int, limits: LimitOptions) -> None:
+    """Raises CodecError for a JSON document of `size_bytes` that is over a limit."""
+    if (
+        size_bytes <= limits.max_text_chars
+        and size_bytes <= limits.max_parameters * _LEAST_PARAMETER_BYTES
+        and size_bytes <= limits.max_tensors * _LEAST_ENTRY_BYTES
+    ):
+        return  # it has no room for too much of anything
     _check_text("request", "id", document.get("id"), limits)
     _check_parameters("request", document.get("parameters"), limits)
     for kind in ("inputs", "outputs"):

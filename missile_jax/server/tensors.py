@@ -40,6 +40,8 @@ DTYPES: dict[str, np.dtype] = {
 _DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _BF16 = DTYPES["BF16"]
 _LENGTH = struct.Struct("<I")
+# To copy less takes no longer than to make a view.
+_SMALL_BYTES = 4096
 
 
 class CodecError(RequestError, ValueError):
@@ -102,9 +104,11 @@ def from_elements(where: str, items: Sequence[bytes], shape: tuple[int, ...]) ->
 
 
 def to_bytes(array: np.ndarray) -> bytes | memoryview:
-    """The raw bytes of `array`, flat; without a copy where its memory is in wire order already."""
+    """The raw bytes of `array`, flat; of a large one without a copy where it is in wire order."""
     if array.dtype.hasobject:
         return b"".join(part for item in array.flat for part in (_LENGTH.pack(len(item)), item))
+    if array.nbytes < _SMALL_BYTES:
+        return array.tobytes()
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

@@ -63,16 +63,13 @@ class Simulation:
         request = Request(
             program,
             (),
-            rows,
-            0,
-            0,
+            program.fit(rows),
             now,
             after(deadline_ms),
             after(due_ms),
             None,
             RequestFuture(lambda: self.mux.cancelled(request)),
             level,
-            program.least_ns(rows, 0),
         )
         self.mux.submit(request)
         return request

@@ -26,9 +26,9 @@ def program():
     return load(model, Builder(jax.devices()[0], EstimatedCosts(), 2_500))
 
 
-def request(x):
-    future = RequestFuture(lambda: None)
-    return Request("m", [x], len(x), 0, 0, 0, NEVER_NS, NEVER_NS, lambda leaves: leaves[0], future)
+def request(program, x):
+    future, fit = RequestFuture(lambda: None), program.fit(len(x))
+    return Request(program, [x], fit, 0, NEVER_NS, NEVER_NS, lambda leaves: leaves[0], future)
 
 
 def run(job, whole):
@@ -43,7 +43,7 @@ def run(job, whole):
 
 @pytest.mark.parametrize(("whole", "indices"), [(True, [-1]), (False, [0, 1])])
 def test_each_request_gets_its_own_rows_in_pieces_or_whole(program, whole, indices):
-    job = Job(program, Fixed(program.leaves), [request(X), request(2 * X)])
+    job = Job(program, Fixed(program.leaves), [request(program, X), request(program, 2 * X)])
     assert run(job, whole) == indices
     first, second = job.answers()
     np.testing.assert_array_equal(first, X)
@@ -56,18 +56,18 @@ def test_what_is_clearly_faster_in_segments_never_runs_whole(program, whole_ns, 
     segments = tuple(replace(segment, duration_ns=1_020) for segment in plan.segments)
     plan = replace(plan, whole=replace(plan.whole, duration_ns=whole_ns), segments=segments)
     program = replace(program, plans=dict.fromkeys(program.plans, plan))
-    job = Job(program, Fixed(program.leaves), [request(X)])
+    job = Job(program, Fixed(program.leaves), [request(program, X)])
     assert run(job, whole=True) == indices
 
 
 def test_a_job_under_way_goes_on_in_segments(program):
-    job = Job(program, Fixed(program.leaves), [request(X)])
+    job = Job(program, Fixed(program.leaves), [request(program, X)])
     job.advance(job.piece(whole=False))
     assert job.piece(whole=True).index == 1
 
 
 def test_a_request_that_is_given_up_before_the_launch_spares_its_batch(program):
-    given_up, other = request(X), request(2 * X)
+    given_up, other = request(program, X), request(program, 2 * X)
     job = Job(program, Fixed(program.leaves), [given_up, other])
     given_up.inputs, given_up.settled = (), True
     assert job.wanted
@@ -76,7 +76,7 @@ def test_a_request_that_is_given_up_before_the_launch_spares_its_batch(program):
 
 
 def test_a_job_is_wanted_as_long_as_anybody_waits(program):
-    requests = [request(X), request(X)]
+    requests = [request(program, X), request(program, X)]
     job = Job(program, Fixed(program.leaves), requests)
     for one in requests:
         assert job.wanted

@@ -50,7 +50,14 @@ class Recording:
         program = self.mux.table[name].program
         self.mux.submit(
             Request(
-                program, [X], 1, 0, 0, now_ns, NEVER_NS, NEVER_NS, lambda leaves: leaves, future
+                program,
+                [X],
+                program.fit(1),
+                now_ns,
+                NEVER_NS,
+                NEVER_NS,
+                lambda leaves: leaves,
+                future,
             )
         )
         return future
@@ -79,7 +86,16 @@ class Recording:
             clock.advance_to(at_ns)
             program = mux.table[name].program
             mux.submit(
-                Request(program, [X], 1, 0, 0, at_ns, NEVER_NS, NEVER_NS, None, RequestFuture(list))
+                Request(
+                    program,
+                    [X],
+                    program.fit(1),
+                    at_ns,
+                    NEVER_NS,
+                    NEVER_NS,
+                    None,
+                    RequestFuture(list),
+                )
             )
         while device.pump():
             pass

@@ -33,10 +33,10 @@ def linen(name="net", seed=0, **fields):
 def answer(program, inputs):
     """What a request gets, in the shape of the model's result."""
     accepted = program.accept(inputs)
-    plan = program.plan_for(accepted.rows, accepted.length)
-    stacked = program.stack([accepted.leaves], accepted.rows)
-    results = plan.run(program.leaves, stacked)
-    (leaves,) = program.unstack(results, [accepted.rows], [accepted.actual_length])
+    fit = accepted.fit
+    stacked = program.stack([accepted.leaves], fit.rows)
+    results = fit.plan.run(program.leaves, stacked)
+    (leaves,) = program.unstack(results, [fit.rows], [fit.actual_length])
     return jax.tree.unflatten(program.out_tree, leaves)
 
 

@@ -31,7 +31,9 @@ def test_inputs_are_copied_and_padded_to_the_length_bucket(program):
     accepted = program.accept(given)
     given["ids"][:] = 7
     ids, x = accepted.leaves
-    assert (accepted.rows, accepted.actual_length, accepted.length) == (3, 5, 8)
+    fit = accepted.fit
+    assert (fit.rows, fit.actual_length, fit.length) == (3, 5, 8)
+    assert fit is program.fit(3, 5)
     assert ids.tolist() == [[1] * 5 + [0] * 3] * 3
     assert x.shape == (3, 2)
 

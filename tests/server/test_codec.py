@@ -29,6 +29,7 @@ REQUESTS = st.builds(
     binary=st.booleans(),
     timeout_us=st.none() | st.integers(1, 2**40),
     priority=st.none() | st.integers(1, 9) | st.text(min_size=1, max_size=4),
+    slices=st.just({}),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),

@@ -109,7 +109,8 @@ def short_requests(runtime, model) -> dict[int, int]:
 
     async def four(plane: Dataplane) -> list:
         requests = [InferRequest({"input": np.full((1, 4), k, np.float32)}) for k in range(4)]
-        pending = [plane.submit(model.name, r, alone=False) for r in requests]
+        soon = asyncio.get_running_loop().call_soon
+        pending = [plane.submit(model.name, r, soon=soon) for r in requests]
         return [(await p.response()).outputs["output"] for p in pending]
 
     runtime.load(model)

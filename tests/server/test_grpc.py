@@ -1,5 +1,6 @@
 """Every call over a real channel, every status code, and what happens to those who leave."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -69,6 +70,16 @@ def channel(grpc_server, open_channel) -> grpc.Channel:
 @pytest.fixture
 def stub(channel):
     return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def test_no_method_waits_for_calls_of_its_own(grpc_server, stub):
+    async def waiting() -> list[str]:
+        return [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+
+    stub.ServerLive(pb.ServerLiveRequest())
+    found = asyncio.run_coroutine_threadsafe(waiting(), grpc_server._loop).result(WAIT_S)
+    assert [name for name in found if "request_registered_call" in name] == []
+    assert [name for name in found if "request_call" in name]
 
 
 def request(model: str = "mlp", x: np.ndarray = X, version: str = "", **fields):

@@ -26,6 +26,7 @@ REQUESTS = st.builds(
     binary=st.just(True),
     timeout_us=st.none() | st.integers(1, 2**40),
     priority=st.none() | st.integers(1, 9) | st.text(min_size=1, max_size=4),
+    slices=st.just({}),
 )
 CONTENTS = {
     "bool_contents": ["BOOL"],

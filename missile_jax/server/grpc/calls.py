@@ -42,7 +42,11 @@ class CallLimit:
         self._server.add_generic_rpc_handlers([_Limited(handler, self) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Nothing: they are among the generic ones, which gRPC would leave out for these."""
+        """Nothing: they are among the generic ones, which gRPC would leave out for these.
+
+        For methods that are registered by name, grpc.aio also waits for the next call of each of
+        them, and does so anew for all of them after every call.
+        """
 
     def admit(self, method: str) -> bool:
         """Whether the current task may call `method`; then it counts until it is done."""

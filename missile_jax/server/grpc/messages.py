@@ -128,6 +128,8 @@ def encode_response(
 
 def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as plain values, those that have one."""
+    if not parameters:
+        return {}
     chosen = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
     return {name: getattr(parameters[name], choice) for name, choice in chosen.items() if choice}
 

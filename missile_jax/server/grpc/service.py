@@ -7,7 +7,6 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import CancelledError
-from dataclasses import replace
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -17,9 +16,11 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
+from missile_jax.runtime import Soon
 from missile_jax.server.auth import ANYONE, Call, Caller
 from missile_jax.server.codec import InferRequest
 from missile_jax.server.dataplane import Dataplane, Pending
+from missile_jax.server.grpc.crowd import Crowd, in_some_turns
 from missile_jax.server.grpc.messages import decode_request, encode_response
 from missile_jax.server.grpc.status import Status, status_of
 from missile_jax.server.inflight import SMALL_BYTES
@@ -107,6 +108,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._max_stream_requests = max_stream_requests
         self.workers = Workers("missile-grpc")
         self._calls: set[asyncio.Task[Any]] = set()
+        self._crowd = Crowd()
         self._readers: set[asyncio.Task[Any]] = set()
         self.stopping = asyncio.Event()
 
@@ -282,7 +284,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelInferResponse | None:
         """One request, one response."""
         self.begin()
-        response, status, headers = await self._followed(_INFER, message, context)
+        soon = self._crowd.soon(len(self._calls))
+        response, status, headers = await self._followed(_INFER, message, context, soon)
         if response is None:
             await context.abort(*status, headers)
         if headers:
@@ -323,7 +326,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def _stream_response(
         self, message: pb.ModelInferRequest, context: ServicerContext
     ) -> pb.ModelStreamInferResponse:
-        response, (_, text), _ = await self._followed(_STREAM, message, context)
+        response, (_, text), _ = await self._followed(_STREAM, message, context, in_some_turns)
         if response is None:
             response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
         # There is one response to a request, so each is the final one, and none that is empty has
@@ -332,9 +335,15 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
     async def _followed(
-        self, route: str, message: pb.ModelInferRequest, context: ServicerContext
+        self,
+        route: str,
+        message: pb.ModelInferRequest,
+        context: ServicerContext,
+        soon: Soon | None,
     ) -> tuple[pb.ModelInferResponse | None, Status, Headers]:
         """One inference, watched and counted: its response, its status, and metadata to send.
+
+        soon: see `Runtime.submit_tensors`.
 
         Each request of a stream shows its token anew: a token may have been revoked since.
         """
@@ -346,7 +355,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         error: BaseException | None = None
         try:
             caller = self.caller(Call.INFER, context)
-            response = await self._infer(message, context, caller, watched)
+            response = await self._infer(message, context, caller, watched, soon)
         except asyncio.CancelledError as raised:
             stopped = RuntimeClosedError("the server stopped before the answer was there")
             error = stopped if self.stopping.is_set() else CancelledError()
@@ -374,12 +383,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         context: ServicerContext,
         caller: Caller,
         watched: Watched | None,
+        soon: Soon | None,
     ) -> pb.ModelInferResponse:
         size_bytes = message.ByteSize()
         if size_bytes <= SMALL_BYTES:
-            return await self._answer(message, size_bytes, context, caller, watched)
+            return await self._answer(message, size_bytes, context, caller, watched, soon)
         with self._dataplane.inflight.claim(size_bytes):
-            return await self._answer(message, size_bytes, context, caller, watched)
+            return await self._answer(message, size_bytes, context, caller, watched, soon)
 
     async def _answer(
         self,
@@ -388,6 +398,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         context: ServicerContext,
         caller: Caller,
         watched: Watched | None,
+        soon: Soon | None,
     ) -> pb.ModelInferResponse:
         if self.stopping.is_set():
             raise RuntimeClosedError("the server is stopping")
@@ -395,12 +406,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):
         left_s = context.time_remaining()
         regions = dataplane.regions_for(caller)
 
-        def submit(alone: bool = True) -> Pending:
+        def submit(soon: Soon | None = None) -> Pending:
             request = _until(left_s, decode_request(message, regions, dataplane.limits))
-            return dataplane.submit(name, request, message.model_version, caller, alone=alone)
+            return dataplane.submit(name, request, message.model_version, caller, soon=soon)
 
-        if size_bytes < LARGE_BYTES and not _names_memory(message):
-            pending = submit(alone=False)
+        names_memory = dataplane.regions.on and _names_memory(message)
+        if size_bytes < LARGE_BYTES and not names_memory:
+            pending = submit(soon)
         else:
             latency = dataplane.is_latency(name)
             pending = await self.workers.run(latency, submit, Pending.cancel)
@@ -434,7 +446,7 @@ def _until(left_s: float | None, request: InferRequest) -> InferRequest:
     left_us = max(1, round(left_s * 1e6))
     if request.timeout_us is not None:
         left_us = min(left_us, request.timeout_us)
-    return replace(request, timeout_us=left_us)
+    return request._replace(timeout_us=left_us)
 
 
 def _headers(context: ServicerContext) -> dict[str, str]:
