@@ -9,7 +9,7 @@ export JAX_PLATFORMS ?= cpu
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 PIP   = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PINS)
 SELF  = $(PIP) --no-build-isolation --editable
-SOURCES := $(foreach part,src pjrt arbiter memsim,$(wildcard xla_plugin/$(part)/*.cc xla_plugin/$(part)/*.h))
+SOURCES := $(foreach part,src pjrt arbiter memsim cuda,$(wildcard xla_plugin/$(part)/*.cc xla_plugin/$(part)/*.h))
 NATIVE  := xla_plugin/CMakeLists.txt $(SOURCES)
 
 .NOTPARALLEL:
@@ -47,7 +47,7 @@ smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
 bench: setup
-	for name in overhead colocation link swap density alloc; do \
+	for name in overhead colocation link swap density alloc recover; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json
