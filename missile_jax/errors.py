@@ -18,6 +18,7 @@
     ├── QueueFullError           too many requests wait
     │   └── OverloadedError      so many that the deadline cannot be met
     ├── ServerBusyError          the server holds as much of requests as it may
+    ├── PluginError              no PJRT plugin can be wrapped, or not this one
     ├── AccessError              a client may not do what it asks for
     │   ├── UnauthenticatedError  nobody knows who it is
     │   └── ForbiddenError       it is known, and may not
@@ -114,6 +115,10 @@ class ServerBusyError(MissileError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class PluginError(MissileError, RuntimeError):
+    """The PJRT plugin cannot be registered: nothing to wrap, or nothing that can be."""
 
 
 class AccessError(MissileError):
