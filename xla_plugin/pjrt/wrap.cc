@@ -4,10 +4,16 @@
 #include <stdexcept>
 #include <string>
 
+#include "buffers.h"
 #include "errors.h"
+#include "launch.h"
+#include "memory_stats.h"
+#include "programs.h"
 #include "statistics.h"
 #include "table.h"
 #include "tenant.h"
+#include "transfers.h"
+#include "upload.h"
 #include "wrapped.h"
 
 namespace missile::pjrt {
@@ -40,6 +46,12 @@ const Api* MakeTable() {
     auto* table = new Table(wrapped->api());
     OverrideErrors(table);
     OverrideClients(table);
+    OverrideUploads(table);
+    OverrideBuffers(table);
+    OverrideTransfers(table);
+    OverrideMemoryStats(table);
+    OverridePrograms(table);
+    OverrideLaunches(table);
     if (Asked("MISSILE_PJRT_STATISTICS")) {
       table->AddExtension(&MakeStatisticsExtension()->base);
     }
