@@ -15,6 +15,7 @@ from jaxlib import xla_client
 
 from missile_jax.errors import PluginError
 from missile_jax.plugin import PLATFORM
+from missile_jax.plugin.handlers import share_host_handlers
 from missile_jax.plugin.library import VARIABLE, Library, find_library
 
 # Before JAX's own CUDA plugin, whose priority is 500.
@@ -37,14 +38,17 @@ def register(name: str = PLATFORM, options: Mapping[str, str] | None = None) -> 
     own = resources.files("missile_jax") / "libmissile_pjrt.so"
     given = dict(options or {})
     xla_bridge._nonexperimental_plugins.add(name)
-    xla_bridge.register_plugin(
+    c_api = xla_bridge.register_plugin(
         name,
         priority=_PRIORITY,
         library_path=str(own),
         options=lambda: _wrapped_options(library) | given,
     )
     if library.cuda:
+        # JAX gives the handlers to the library by itself: it initialises every plugin it finds.
         _alias("gpu", name)
+    else:
+        share_host_handlers(c_api)
 
 
 def register_or_explain(always: bool) -> None:

@@ -1,5 +1,9 @@
 #include "memory_stats.h"
 
+#include <cstddef>
+#include <cstring>
+#include <memory>
+
 #include "tenant.h"
 #include "wrapped.h"
 
@@ -13,11 +17,18 @@ void Set(Figure* figure, std::uint64_t value) {
   figure->is_set = true;
 }
 
+// All that it has of fields, known here or not, is output.
+void Clear(StatsArgs* args) {
+  constexpr std::size_t kFirst = offsetof(StatsArgs, bytes_in_use);
+  std::memset(reinterpret_cast<char*>(args) + kFirst, 0, args->struct_size - kFirst);
+}
+
 Error* MemoryStats(StatsArgs* args) {
   const std::shared_ptr<TenantDevice> device = FindDevice(args->device);
   Error* error = wrapped->Call<Slot::kDeviceMemoryStats>(args);
   if (device == nullptr) return error;
-  // A plugin that counts nothing refuses to tell; the account does.
+  // A plugin that counts nothing refuses to tell, and sets nothing; the account does.
+  if (error != nullptr) Clear(args);
   wrapped->Drop(error);
   const AccountStats stats = device->account.Stats();
   args->bytes_in_use = static_cast<std::int64_t>(stats.used_bytes);
