@@ -37,10 +37,17 @@ $(VENV)/.h100: $(VENV)/.test
 	    jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cuda-nvcc-cu12
 	@touch $@
 
+# Plugins to wrap in tests, each of another version of the ABI, and a harness for them: files only.
+$(VENV)/.pjrt: $(VENV)/.test
+	rm -rf $(VENV)/pjrt
+	$(PIP) --no-deps --target $(VENV)/pjrt \
+	    lammps-jax-pjrt-cpu==0.11.2 xla-cpu-pjrt==0.0.1 jax-cuda13-pjrt==0.12.0.1 pypjrt==0.1.1
+	@touch $@
+
 demo: setup
 	$(BIN)/python -m benchmarks demo --out out/demo
 
-test: $(VENV)/.test $(VENV)/.h100
+test: $(VENV)/.test $(VENV)/.h100 $(VENV)/.pjrt
 	$(BIN)/python -m pytest
 
 smoke: $(VENV)/.test

@@ -19,21 +19,21 @@ _TYPED_FFI = 1
 _BUFFER_CALLBACK = "xla_buffer_python_cpu_callback"
 
 
-class _Extension(ctypes.Structure):
-    pass
+class Extension(ctypes.Structure):
+    """How every extension of a plugin's table begins."""
 
 
-_Extension._fields_ = [
+Extension._fields_ = [
     ("struct_size", ctypes.c_size_t),
     ("type", ctypes.c_int),
-    ("next", ctypes.POINTER(_Extension)),
+    ("next", ctypes.POINTER(Extension)),
 ]
 
 
 class _Api(ctypes.Structure):
     """How the table begins."""
 
-    _fields_ = (("struct_size", ctypes.c_size_t), ("extensions", ctypes.POINTER(_Extension)))
+    _fields_ = (("struct_size", ctypes.c_size_t), ("extensions", ctypes.POINTER(Extension)))
 
 
 class _RegisterArgs(ctypes.Structure):
@@ -50,7 +50,7 @@ class _RegisterArgs(ctypes.Structure):
 
 class _FfiExtension(ctypes.Structure):
     _fields_ = (
-        ("base", _Extension),
+        ("base", Extension),
         ("register_type", ctypes.c_void_p),
         ("add_user_data", ctypes.c_void_p),
         (
@@ -69,7 +69,8 @@ def share_host_handlers(c_api: Any) -> None:
 
     c_api: the plugin's table, as `register_plugin` returns it.
     """
-    extension = _find_ffi(c_api)
+    link = find_extension(c_api, _FFI_EXTENSION)
+    extension = ctypes.cast(link, ctypes.POINTER(_FfiExtension)).contents if link else None
 
     def share(name: str, fn: Any, platform: str, api_version: int = 0, traits: Any = 0) -> None:
         _jax.register_custom_call_target(name, fn, platform, api_version, traits)
@@ -107,11 +108,12 @@ def _pointer(capsule: Any) -> int:
     return get_pointer(capsule, get_name(capsule))
 
 
-def _find_ffi(c_api: Any) -> _FfiExtension | None:
+def find_extension(c_api: Any, kind: int) -> Any:
+    """A pointer to the extension of this type in a plugin's table, or None."""
     api = ctypes.cast(_pointer(c_api), ctypes.POINTER(_Api)).contents
     link = api.extensions
     while link:
-        if link.contents.type == _FFI_EXTENSION:
-            return ctypes.cast(link, ctypes.POINTER(_FfiExtension)).contents
+        if link.contents.type == kind:
+            return link
         link = link.contents.next
     return None

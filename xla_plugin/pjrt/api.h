@@ -373,14 +373,6 @@ struct Arguments<Slot::kBufferDelete> {
 };
 
 template <>
-struct Arguments<Slot::kBufferIsDeleted> {
-  std::size_t struct_size;
-  Extension* extensions;
-  Buffer* buffer;
-  bool is_deleted;
-};
-
-template <>
 struct Arguments<Slot::kBufferOnDeviceSizeInBytes> {
   std::size_t struct_size;
   Extension* extensions;
