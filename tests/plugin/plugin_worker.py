@@ -380,3 +380,141 @@ def _attempts(seconds: float = 20.0) -> Iterator[None]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         yield
+
+
+def _used() -> int:
+    return memory()["bytes_in_use"]
+
+
+def accounting() -> Results:
+    """Bytes in use after each step, with nothing else alive."""
+    import gc
+
+    import jax
+
+    gc.collect()
+    steps: Results = {}
+    base = _used()
+    x = jax.device_put(_random(1000))
+    steps["upload"] = _used() - base
+    y = jax.jit(lambda a: a + 1)(x)
+    steps["output"] = settle(base + 8000) - base
+    z = jax.jit(lambda a: a * 2, donate_argnums=0)(y)
+    steps["donated to its output"] = settle(base + 8000) - base
+    w = jax.jit(lambda a: a * 2, donate_argnums=0)(x)
+    steps["view donated to an output"] = settle(base + 8000) - base
+    del z
+    steps["dropped"] = settle(base + 4000) - base
+    copy = jax.device_put(w, jax.devices()[1])
+    steps["copy elsewhere"] = memory(1)["bytes_in_use"]
+    w.delete()
+    steps["deleted"] = settle(base) - base
+    del copy
+    steps["copy dropped"] = memory(1)["bytes_in_use"]
+    packed = jax.device_put(np.zeros(1000).astype(jax.numpy.int4))
+    steps["packed"] = _used() - base
+    del packed
+    host = jax.device_put(_random(1000), jax.sharding.SingleDeviceSharding(
+        jax.devices()[0], memory_kind="pinned_host"))  # fmt: skip
+    steps["in host memory"] = settle(base) - base
+    del host
+    return steps
+
+
+def temporaries() -> tuple[int, int, int]:
+    """Peak bytes of a launch with a large temporary, the compiler's figure, and what is left."""
+    import jax
+
+    base = _used()
+    x = jax.device_put(_random(256, 256))
+    f = jax.jit(lambda a: jax.lax.fori_loop(0, 2, lambda i, b: b @ b, a).sum())
+    compiled = f.lower(x).compile()
+    needed = compiled.memory_analysis().temp_size_in_bytes
+    compiled(x).block_until_ready()
+    peak = memory()["peak_bytes_in_use"]
+    del x
+    return peak - base, needed, settle(base) - base
+
+
+def over_the_cap() -> Results:
+    """What a tenant with a cap of 8 MiB is told, and that it goes on."""
+    import jax
+
+    results: Results = {"stats": memory()}
+    ok = jax.device_put(_random(1 << 18))  # 1 MiB
+    double = jax.jit(lambda a: jax.numpy.concatenate([a] * 16))  # 16 MiB
+
+    def refused(call: Callable[[], Any]) -> str:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - shown
+            return f"{type(error).__name__}: {error}"
+        return "not refused"
+
+    results["upload"] = refused(lambda: jax.device_put(_random(1 << 22)).block_until_ready())
+    results["launch"] = refused(lambda: double(ok).block_until_ready())
+    for _ in range(200):
+        refused(lambda: double(ok))
+    results["after"] = _bits(jax.jit(lambda a: a[:2] > 100)(ok))
+    del ok
+    results["left"] = settle(0)
+    results["counts"] = statistics()
+    return results
+
+
+def many_launches(count: int) -> float:
+    """More launches than fit in memory at once: each waits for temporaries of those before."""
+    import jax
+
+    x = jax.device_put(_random(512, 512))
+    f = jax.jit(lambda a: (a @ a @ a).sum())
+    return float(sum(float(y) for y in [f(x) for _ in range(count)]) / count / float(f(x)))
+
+
+def churn(rounds: int) -> dict[str, int]:
+    """Objects of the wrapper that are left after many came and went."""
+    import gc
+
+    import jax
+
+    f = jax.jit(lambda a, b: (a + b, a * b), donate_argnums=0)
+    g = jax.jit(lambda a: a.sum())
+    for i in range(rounds):
+        x = jax.device_put(_random(100 + i % 3))
+        y, z = f(x, _random(100 + i % 3, seed=1))
+        g(y), g(z)
+        if i % 3 == 0:
+            z.delete()
+    del x, y, z
+    jax.clear_caches()
+    gc.collect()
+    for _ in _attempts():
+        counts = statistics()
+        left = {
+            name.removesuffix("_made"): made - counts[name.replace("_made", "_ended")]
+            for name, made in counts.items()
+            if name.endswith("_made")
+        }
+        if not left["launches"] and not left["placements"]:
+            break
+    return left
+
+
+def models(names: list[str]) -> Results:
+    """Models of the zoo through this project's own runtime, whole and in segments."""
+    import missile_jax as mj
+    from missile_jax import models as zoo
+
+    results: Results = {}
+    for name in names:
+        net = zoo.load(name, random_weights=True)
+        for priority in ("latency", "best_effort"):
+            with mj.Runtime() as runtime:
+                runtime.load(
+                    "m", model=net.module, params=net.variables, example=net.example,
+                    priority=priority,
+                )  # fmt: skip
+                results[f"{name} {priority}"] = _tree_bits(runtime.infer("m", net.example))
+                plan = runtime.stats()["models"]["m"]["plans"][0]
+                results[f"{name} {priority} segments"] = plan["segments"]
+    return results
