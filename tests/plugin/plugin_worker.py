@@ -1,5 +1,6 @@
 """What runs in a process whose JAX is on a plugin. Only plain values and numpy arrays go back."""
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -518,3 +519,58 @@ def models(names: list[str]) -> Results:
                 plan = runtime.stats()["models"]["m"]["plans"][0]
                 results[f"{name} {priority} segments"] = plan["segments"]
     return results
+
+
+def compile_for_h100(wrapped: bool) -> dict[str, tuple[Any, ...]]:
+    """Memory analyses of ResNet-50 and a Pallas kernel, compiled without the GPU."""
+    import jax
+    from jax.experimental import pallas as pl
+    from jax.experimental import topologies
+    from jax.experimental.pallas import triton
+
+    from missile_jax import models as zoo
+    from missile_jax.program.target import _targets
+
+    if wrapped:
+        from missile_jax.plugin.register import register
+
+        register()
+    topology = topologies.get_topology_desc(
+        platform="missile" if wrapped else "cuda",
+        target_config=(_targets() / "h100.txtpb").read_text(),
+        topology="1x1x1",
+    )
+    device = topology.devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def figures(fn: Callable[..., Any], *examples: Any) -> tuple[Any, ...]:
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), examples
+        )
+        compiled = jax.jit(fn).lower(*shapes).compile()
+        memory = compiled.memory_analysis()
+        text = compiled.as_text()
+        kernels = sorted(set(re.findall("__cudnn|__cublas|__gpu.xla.gpu.triton", text)))
+        return (
+            memory.argument_size_in_bytes, memory.output_size_in_bytes,
+            memory.temp_size_in_bytes, memory.alias_size_in_bytes, kernels, len(text),
+        )  # fmt: skip
+
+    net = zoo.load("resnet50", random_weights=True)
+
+    def double(x: Any, o: Any) -> None:
+        o[...] = x[...] * 2
+
+    x = np.zeros((64, 64), np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The Triton backend")
+        kernel = pl.pallas_call(
+            double,
+            out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+            compiler_params=triton.CompilerParams(num_warps=4),
+        )
+        return {
+            "platform": (device.platform, device.device_kind),
+            "resnet50": figures(net.module.apply, net.variables, net.example),
+            "pallas": figures(lambda x: kernel(x) + 1, x),
+        }

@@ -67,3 +67,4 @@ def start(env: dict[str, str]) -> ProcessPoolExecutor:
 def _become(env: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
+    sys.path.extend(filter(None, env.get("PYTHONPATH", "").split(os.pathsep)))

@@ -1,7 +1,6 @@
 """How JAX comes to know the plugin, and what it says where there is nothing to wrap."""
 
 import struct
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,18 +71,10 @@ def test_nothing_to_wrap_is_the_platform_s_error():
     assert "Unable to initialize backend 'missile': no plugin to wrap" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"memory": "much"}, "option MEMORY is 'much', and must be a size such as"),
-        ({"class": "first"}, "option CLASS is 'first', and must be latency or best_effort"),
-        ({"launches": "0"}, "option LAUNCHES is '0', and must be"),
-    ],
-)
-def test_a_wrong_option_is_named_with_what_is_allowed(options, message):
-    done = run_python(SHOW, environment(115, wrapped=True, **options))
+def test_a_wrong_option_is_named_with_what_is_allowed():
+    done = run_python(SHOW, environment(115, wrapped=True, memory="much"))
     assert done.returncode != 0
-    assert message in done.stderr
+    assert "option MEMORY is 'much', and must be a size such as 512MiB" in done.stderr
 
 
 def test_a_client_that_cannot_be_made_fails_with_the_plugin_s_own_error():
@@ -142,7 +133,3 @@ print(json.dumps([str(jax.devices(n)[0]) for n in ("gpu", "cuda")] + [jax.defaul
 """
     env = environment(115, wrapped=True, always=1)
     assert run_json(code, env) == ["cpu:0", "cpu:0", "cpu"]
-
-
-def test_the_interpreter_is_this_one():
-    assert run_json("import json, sys; print(json.dumps(sys.prefix))", {}) == sys.prefix
