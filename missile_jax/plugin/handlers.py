@@ -85,7 +85,7 @@ def share_host_handlers(c_api: Any) -> None:
             ctypes.sizeof(_RegisterArgs),
             encoded,
             len(encoded),
-            _pointer(fn),
+            pointer(fn),
             b"Host",
             len(b"Host"),
             int(traits),
@@ -99,7 +99,8 @@ def share_host_handlers(c_api: Any) -> None:
         give(_BUFFER_CALLBACK, builtin[_BUFFER_CALLBACK]["execute"])
 
 
-def _pointer(capsule: Any) -> int:
+def pointer(capsule: Any) -> int:
+    """What a capsule holds, whatever its name is."""
     get_name = ctypes.pythonapi.PyCapsule_GetName
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -110,7 +111,7 @@ def _pointer(capsule: Any) -> int:
 
 def find_extension(c_api: Any, kind: int) -> Any:
     """A pointer to the extension of this type in a plugin's table, or None."""
-    api = ctypes.cast(_pointer(c_api), ctypes.POINTER(_Api)).contents
+    api = ctypes.cast(pointer(c_api), ctypes.POINTER(_Api)).contents
     link = api.extensions
     while link:
         if link.contents.type == kind:
