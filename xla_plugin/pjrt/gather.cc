@@ -127,7 +127,9 @@ std::optional<Gather> PlanGather(const std::int64_t* dims, std::size_t num_dims,
   // other are one.
   for (std::size_t dim : order) {
     if (dims[dim] == 1) continue;
-    if (!gather.dims.empty() && gather.source_strides.back() == strides[dim] * dims[dim]) {
+    std::int64_t extent = 0;
+    if (!gather.dims.empty() && !__builtin_mul_overflow(strides[dim], dims[dim], &extent) &&
+        gather.source_strides.back() == extent) {
       gather.dims.back() *= dims[dim];
       gather.source_strides.back() = strides[dim];
       continue;

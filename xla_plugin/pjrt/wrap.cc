@@ -35,7 +35,9 @@ bool Asked(const char* variable) {
   return value != nullptr && std::string(value) == "1";
 }
 
-// Lives as long as the process.
+// Callers keep the table as long as the process lives.
+Table* table = nullptr;
+
 const Api* MakeTable() {
   try {
     const char* path = std::getenv("MISSILE_PJRT_LIBRARY");
@@ -43,7 +45,7 @@ const Api* MakeTable() {
       throw std::runtime_error("no plugin to wrap: MISSILE_PJRT_LIBRARY must name its library");
     }
     wrapped = new Wrapped(path);
-    auto* table = new Table(wrapped->api());
+    table = new Table(wrapped->api());
     OverrideErrors(table);
     OverrideClients(table);
     OverrideUploads(table);
@@ -59,7 +61,7 @@ const Api* MakeTable() {
   } catch (const std::exception& error) {
     missing = new std::string(error.what());
   }
-  auto* table = new Table;
+  table = new Table;
   OverrideErrors(table);
   table->Put<Slot::kPluginInitialize>(InitializeNothing);
   table->Put<Slot::kClientCreate>(CreateNothing);
