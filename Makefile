@@ -53,8 +53,8 @@ test: $(VENV)/.test $(VENV)/.h100 $(VENV)/.pjrt
 smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
-bench: setup
-	for name in overhead colocation link swap density alloc; do \
+bench: setup $(VENV)/.pjrt
+	for name in overhead colocation link swap density alloc wrapper; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json

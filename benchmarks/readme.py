@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/benchmarks.md from the committed JSON.
+"""Fills the tables of README.md and docs/ from the committed JSON.
 
 `python -m benchmarks readme` writes them; a test checks that they are what it would write.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("benchmarks/results")
-PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
+PAGES = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/plugin.md"))
 
 Json = dict[str, Any]
 
@@ -179,10 +179,24 @@ def _serving_ls(data: Json) -> str:
     return _table(["LS requests", "p50", "p99", "requests"], rows)
 
 
+def _wrapper(data: Json) -> str:
+    rows = [
+        [
+            row["what"],
+            f"{row['bare_us']:.3g} us",
+            f"{row['extra_ns']:+.0f} ns",
+            f"{row['ratio']:.3f}",
+        ]
+        for row in data["rows"]
+    ]
+    return _table(["", "bare", "median difference", "median ratio"], rows)
+
+
 _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
     "overhead": _overhead,
+    "wrapper": _wrapper,
     "swap": _swap,
     "swap-short": _swap_short,
     "swap-breakdown": _swap_breakdown,

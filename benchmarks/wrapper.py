@@ -25,8 +25,8 @@ import missile_jax.models as zoo
 from benchmarks.report import Report
 from missile_jax.errors import ConfigError
 from missile_jax.plugin.handlers import pointer
-from missile_jax.plugin.library import VARIABLE
-from missile_jax.plugin.register import register
+from missile_jax.plugin.library import VARIABLE, find_library
+from missile_jax.plugin.register import client_options, register
 
 SIDES = ("bare", "missile")
 # Made by `make test`, which installs plugins to wrap.
@@ -71,13 +71,14 @@ def run(quick: bool, seed: int, console: Console) -> Report:
 
 def _register() -> None:
     """Raises ConfigError if there is no plugin to wrap."""
-    library = os.environ.setdefault(VARIABLE, str(PLUGIN))
-    if not Path(library).exists():
+    path = os.environ.setdefault(VARIABLE, str(PLUGIN))
+    if not Path(path).exists():
         raise ConfigError(
-            f"no plugin to wrap at {library}: `make test` installs one, or {VARIABLE} names one"
+            f"no plugin to wrap at {path}: `make test` installs one, or {VARIABLE} names one"
         )
+    library = find_library()
     xla_bridge._nonexperimental_plugins.add("bare")
-    xla_bridge.register_plugin("bare", library_path=library)
+    xla_bridge.register_plugin("bare", library_path=path, options=lambda: client_options(library))
     register()
     jax.config.update("jax_platforms", "bare,missile,cpu")
 

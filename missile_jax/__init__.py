@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from missile_jax.memory.memory import CopyRecord
     from missile_jax.runtime import Runtime
     from missile_jax.schedule.policies import Concurrent, Fifo, Missile
-    from missile_jax.spec import SLO, Model, ModelInfo, ModelSource, Priority, Tenant, TensorSpec
     from missile_jax.serving import Serving, serve
+    from missile_jax.spec import SLO, Model, ModelInfo, ModelSource, Priority, Tenant, TensorSpec
 
 __all__ = [
     "SLO",

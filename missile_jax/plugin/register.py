@@ -42,7 +42,7 @@ def register(name: str = PLATFORM, options: Mapping[str, str] | None = None) -> 
         name,
         priority=_PRIORITY,
         library_path=str(own),
-        options=lambda: _wrapped_options(library) | given,
+        options=lambda: client_options(library) | given,
     )
     if library.cuda:
         # JAX gives the handlers to the library by itself: it initialises every plugin it finds.
@@ -82,7 +82,7 @@ def _alias(alias: str, name: str) -> None:
         platforms.append(name)
 
 
-def _wrapped_options(library: Library) -> dict[str, Any]:
+def client_options(library: Library) -> dict[str, Any]:
     """What JAX would create the wrapped plugin's client with."""
     if not library.cuda:
         return {}

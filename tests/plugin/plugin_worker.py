@@ -150,9 +150,7 @@ def donation() -> Any:
         first = f(uploaded)
         kept = np.array(first)
         second = matching(first)
-        results.append(
-            (_bits(kept), _bits(second), uploaded.is_deleted(), first.is_deleted())
-        )
+        results.append((_bits(kept), _bits(second), uploaded.is_deleted(), first.is_deleted()))
     params = [jax.device_put(_random(64, seed=i)) for i in range(3)]
     for _ in range(3):
         before = params
@@ -266,7 +264,7 @@ def errors() -> Any:
     for call in (
         lambda: jax.jit(lambda x: x).lower(1.0).compile()(np.zeros((2,), np.float32)),
         lambda: jax.jit(jax.ffi.ffi_call("nobody", jax.ShapeDtypeStruct((), jnp.float32)))(),
-        lambda: jax.jit(lambda x: x).lower(1.0).compile(dict(no_such_option=True)),
+        lambda: jax.jit(lambda x: x).lower(1.0).compile({"no_such_option": True}),
     ):
         try:
             call()
@@ -442,7 +440,7 @@ def over_the_cap() -> Results:
     import jax
 
     results: Results = {"stats": memory()}
-    ok = jax.device_put(_random(1 << 18))  # 1 MiB
+    held = [jax.device_put(_random(1 << 18))]  # 1 MiB
     double = jax.jit(lambda a: jax.numpy.concatenate([a] * 16))  # 16 MiB
 
     def refused(call: Callable[[], Any]) -> str:
@@ -453,11 +451,11 @@ def over_the_cap() -> Results:
         return "not refused"
 
     results["upload"] = refused(lambda: jax.device_put(_random(1 << 22)).block_until_ready())
-    results["launch"] = refused(lambda: double(ok).block_until_ready())
+    results["launch"] = refused(lambda: double(held[0]).block_until_ready())
     for _ in range(200):
-        refused(lambda: double(ok))
-    results["after"] = _bits(jax.jit(lambda a: a[:2] > 100)(ok))
-    del ok
+        refused(lambda: double(held[0]))
+    results["after"] = _bits(jax.jit(lambda a: a[:2] > 100)(held[0]))
+    held.clear()
     results["left"] = settle(0)
     results["counts"] = statistics()
     return results

@@ -133,7 +133,9 @@ def test_every_structure_fits_the_newest_declarations(layouts, monkeypatch):
         if ours in ("NamedValue", "Layout"):
             continue  # With a union, which is one field there; the header has them.
         mine = layouts[f"ours {ours}"]
-        described = [getattr(getattr(abi, theirs), name) for name, _ in getattr(abi, theirs)._fields_]
+        described = [
+            getattr(getattr(abi, theirs), name) for name, _ in getattr(abi, theirs)._fields_
+        ]
         assert [[f.offset, f.size] for f in described][: len(mine)] == mine, ours
 
 
@@ -208,7 +210,7 @@ client.Client(plugin)
 
 
 def test_statistics_are_an_extension_that_has_to_be_asked_for():
-    code = f"""
+    code = """
 import json
 from missile_jax.plugin.statistics import read_statistics
 import jax

@@ -1,7 +1,14 @@
 """This project's own models and segments through the plugin, and programs of others."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import optax
 import plugin_worker as worker
 import pytest
+from plugins import environment
 
 
 def compare(process, names: list[str]) -> None:
@@ -23,3 +30,26 @@ def test_a_model_runs_whole_and_in_segments(process):
 @pytest.mark.parametrize("name", ["mobilenet", "efficientnet", "resnet50", "minilm"])
 def test_the_zoo_runs_whole_and_in_segments(process, name):
     compare(process, [name])
+
+
+# Of optax's own tests, as it is installed: a training loop, an assignment solver, losses.
+OPTAX = {
+    "contrib/_schedule_free_test.py": "schedule_free_adamw or test_learning_rate_zero",
+    "assignment/_hungarian_algorithm_test.py": "hungarian_algorithm0 or hungarian_algorithm9",
+    "losses/_classification_test.py": "SoftmaxCrossEntropyWithIntegerLabels",
+}
+
+
+def test_programs_that_nobody_here_wrote_pass(tmp_path):
+    folder = Path(optax.__file__).parent
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
+    (tmp_path / "pytest.ini").touch()
+    command += ["-c", str(tmp_path / "pytest.ini"), "-k", " or ".join(OPTAX.values())]
+    done = subprocess.run(
+        [*command, *(str(folder / name) for name in OPTAX)],
+        env=environment(115, wrapped=True), cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 10

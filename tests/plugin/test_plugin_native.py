@@ -1,4 +1,4 @@
-"""The wrapper's own programs, in C++, under sanitizers: without Python, with a plugin made for them."""
+"""The wrapper's own programs in C++, under sanitizers, with a plugin made for them."""
 
 import platform
 import shutil
@@ -11,8 +11,8 @@ import pytest
 NATIVE = Path(__file__).parents[2] / "xla_plugin"
 FAKE = Path(__file__).parents[1] / "fake_pjrt" / "fake_pjrt.cc"
 # Arena, link and what they need.
-MEMORY = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine fair holes
-link region view""".split()
+MEMORY = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine fair
+holes link region view""".split()
 FUZZED = ["arguments", "donations", "gather"]
 FLAGS = ["-std=c++17", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-pthread"]
 

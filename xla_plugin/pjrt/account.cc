@@ -36,8 +36,8 @@ bool Account::ChargeLaunch(std::uint64_t output_bytes, std::uint64_t temporary_b
   const std::uint64_t needed_bytes = output_bytes + temporary_bytes;
   const std::uint64_t more_bytes = needed_bytes - std::min(needed_bytes, returned_bytes);
   std::unique_lock lock(mutex_);
-  launch_ended_.wait(
-      lock, [&] { return Fits(more_bytes) || temporary_bytes_ == 0 || callbacks_ > 0; });
+  launch_ended_.wait(lock,
+                     [&] { return Fits(more_bytes) || temporary_bytes_ == 0 || callbacks_ > 0; });
   if (!Fits(more_bytes)) return false;
   // The arguments' memory is given back when the launch has been enqueued, and is not counted twice
   // until then: a peak is of memory, not of bookkeeping.

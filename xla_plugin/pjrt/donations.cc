@@ -6,17 +6,17 @@ namespace missile::pjrt {
 namespace {
 
 // The numbers of fields in xla/service/hlo.proto.
-constexpr std::uint64_t kConfigModule = 1;      // HloModuleProtoWithConfig.hlo_module
-constexpr std::uint64_t kModuleAliases = 8;     // HloModuleProto.input_output_alias
-constexpr std::uint64_t kModuleDonors = 18;     // HloModuleProto.buffer_donor
-constexpr std::uint64_t kEntries = 1;           // .entries of both
-constexpr std::uint64_t kAliasParameter = 2;    // AliasEntryProto.parameter_number
-constexpr std::uint64_t kDonorParameter = 1;    // BufferDonorEntryProto.parameter_number
+constexpr std::uint64_t kConfigModule = 1;    // HloModuleProtoWithConfig.hlo_module
+constexpr std::uint64_t kModuleAliases = 8;   // HloModuleProto.input_output_alias
+constexpr std::uint64_t kModuleDonors = 18;   // HloModuleProto.buffer_donor
+constexpr std::uint64_t kEntries = 1;         // .entries of both
+constexpr std::uint64_t kAliasParameter = 2;  // AliasEntryProto.parameter_number
+constexpr std::uint64_t kDonorParameter = 1;  // BufferDonorEntryProto.parameter_number
 
 struct Field {
   std::uint64_t number = 0;
-  std::uint64_t value = 0;   // Of a varint.
-  std::string_view bytes;    // Of what has a length.
+  std::uint64_t value = 0;  // Of a varint.
+  std::string_view bytes;   // Of what has a length.
 };
 
 // Protocol buffers' wire format, as far as it is needed to find fields.

@@ -8,20 +8,20 @@ namespace {
 
 // By PJRT_Buffer_Type, which only grows. Negative: less than a byte, packed by most devices.
 constexpr int kBits[] = {
-    0,                          // INVALID
-    8,                          // PRED
-    8,   16,  32, 64,           // S8 S16 S32 S64
-    8,   16,  32, 64,           // U8 U16 U32 U64
-    16,  32,  64,               // F16 F32 F64
-    16,                         // BF16
-    64,  128,                   // C64 C128
-    8,   8,   8,  8,  8,        // F8E5M2 F8E4M3FN F8E4M3B11FNUZ F8E5M2FNUZ F8E4M3FNUZ
-    -4,  -4,                    // S4 U4
-    0,                          // TOKEN
-    -2,  -2,                    // S2 U2
-    8,   8,   8,                // F8E4M3 F8E3M4 F8E8M0FNU
-    -4,                         // F4E2M1FN
-    -1,  -1,                    // S1 U1
+    0,                   // INVALID
+    8,                   // PRED
+    8,  16,  32, 64,     // S8 S16 S32 S64
+    8,  16,  32, 64,     // U8 U16 U32 U64
+    16, 32,  64,         // F16 F32 F64
+    16,                  // BF16
+    64, 128,             // C64 C128
+    8,  8,   8,  8,  8,  // F8E5M2 F8E4M3FN F8E4M3B11FNUZ F8E5M2FNUZ F8E4M3FNUZ
+    -4, -4,              // S4 U4
+    0,                   // TOKEN
+    -2, -2,              // S2 U2
+    8,  8,   8,          // F8E4M3 F8E3M4 F8E8M0FNU
+    -4,                  // F4E2M1FN
+    -1, -1,              // S1 U1
 };
 
 int BitsOf(int type) {
@@ -141,9 +141,9 @@ std::optional<Gather> PlanGather(const std::int64_t* dims, std::size_t num_dims,
     gather.dims.push_back(1);
     gather.source_strides.push_back(static_cast<std::int64_t>(element_bytes));
   }
-  gather.dense = gather.dims.size() == 1 &&
-                 (gather.dims[0] == 1 ||
-                  gather.source_strides[0] == static_cast<std::int64_t>(element_bytes));
+  gather.dense =
+      gather.dims.size() == 1 &&
+      (gather.dims[0] == 1 || gather.source_strides[0] == static_cast<std::int64_t>(element_bytes));
   return gather;
 }
 
@@ -151,8 +151,7 @@ void RunGather(const Gather& gather, const std::byte* source, std::byte* destina
   const std::size_t outer = gather.dims.size() - 1;
   std::int64_t rows = 1;
   for (std::size_t i = 0; i < outer; ++i) rows *= gather.dims[i];
-  const auto row_bytes =
-      static_cast<std::size_t>(gather.dims.back()) * gather.element_bytes;
+  const auto row_bytes = static_cast<std::size_t>(gather.dims.back()) * gather.element_bytes;
   std::vector<std::int64_t> at(outer);
   for (std::int64_t row = 0; row < rows; ++row) {
     CopyInner(gather, source, destination);

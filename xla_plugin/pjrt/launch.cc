@@ -115,7 +115,7 @@ class Launch {
 
 // What becomes of a launch's arguments.
 struct Taken {
-  std::vector<std::int64_t> kept;     // Views that the program would take: it gets none of them.
+  std::vector<std::int64_t> kept;  // Views that the program would take: it gets none of them.
   std::vector<std::uint64_t> returned_bytes;  // [device] Of arguments that become results.
 };
 
@@ -225,8 +225,8 @@ Error* Execute(ExecuteArgs* args) {
   std::shared_ptr<LoadedProgram> program = FindProgram(args->loaded);
   if (program == nullptr) return wrapped->Call<Slot::kLoadedExecutableExecute>(args);
   Count(statistics.launches);
-  const bool host_callback = program->host_callback || args->options->num_send_ops > 0 ||
-                             args->options->num_recv_ops > 0;
+  const bool host_callback =
+      program->host_callback || args->options->num_send_ops > 0 || args->options->num_recv_ops > 0;
   auto* launch = new Launch(program, args->num_devices, host_callback);
   const Taken taken = TakeArguments(*args, *program, launch);
 
@@ -246,12 +246,12 @@ Error* Execute(ExecuteArgs* args) {
                                       taken.returned_bytes[i], host_callback)) {
       charged.pop_back();
       Count(statistics.launches_refused_memory);
-      Error* refused = MakeError(
-          Code::kResourceExhausted,
-          device->account.Refusal("a launch's results (" + std::to_string(output_bytes) +
-                                      ") and temporaries (" +
-                                      std::to_string(program->temporary_bytes) + ")",
-                                  output_bytes + program->temporary_bytes));
+      Error* refused =
+          MakeError(Code::kResourceExhausted,
+                    device->account.Refusal("a launch's results (" + std::to_string(output_bytes) +
+                                                ") and temporaries (" +
+                                                std::to_string(program->temporary_bytes) + ")",
+                                            output_bytes + program->temporary_bytes));
       give_back();
       return refused;
     }

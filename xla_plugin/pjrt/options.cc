@@ -33,11 +33,16 @@ std::uint64_t ParseBytes(const std::string& text) {
     std::uint64_t bytes;
   };
   static constexpr Unit kUnits[] = {
-      {"KiB", std::uint64_t{1} << 10}, {"MiB", std::uint64_t{1} << 20},
-      {"GiB", std::uint64_t{1} << 30}, {"TiB", std::uint64_t{1} << 40},
-      {"KB", 1'000},                   {"MB", 1'000'000},
-      {"GB", 1'000'000'000},           {"TB", 1'000'000'000'000},
-      {"B", 1},                        {"", 1},
+      {"KiB", std::uint64_t{1} << 10},
+      {"MiB", std::uint64_t{1} << 20},
+      {"GiB", std::uint64_t{1} << 30},
+      {"TiB", std::uint64_t{1} << 40},
+      {"KB", 1'000},
+      {"MB", 1'000'000},
+      {"GB", 1'000'000'000},
+      {"TB", 1'000'000'000'000},
+      {"B", 1},
+      {"", 1},
   };
   char* end = nullptr;
   const double number = std::strtod(text.c_str(), &end);

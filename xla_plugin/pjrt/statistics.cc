@@ -25,8 +25,8 @@ bool Read(std::size_t index, const char** name, std::int64_t* value) {
 }  // namespace
 
 StatisticsExtension* MakeStatisticsExtension() {
-  static StatisticsExtension extension{
-      {sizeof(StatisticsExtension), kStatisticsType, nullptr}, Read};
+  static StatisticsExtension extension{{sizeof(StatisticsExtension), kStatisticsType, nullptr},
+                                       Read};
   return &extension;
 }
 

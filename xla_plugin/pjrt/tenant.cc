@@ -133,8 +133,7 @@ Tenant::Tenant(Client* client, Options options) : options_(std::move(options)) {
     Question<Slot::kDeviceLocalHardwareId> id;
     id.device = all.devices[i];
     const int ordinal = Ask(&id) && id.id >= 0 ? id.id : static_cast<int>(i);
-    auto device =
-        std::make_shared<TenantDevice>(options_.tenant, ordinal, options_.memory_bytes);
+    auto device = std::make_shared<TenantDevice>(options_.tenant, ordinal, options_.memory_bytes);
     Question<Slot::kDeviceDefaultMemory> memory;
     memory.device = all.devices[i];
     if (Ask(&memory)) device->memory = memory.memory;
@@ -145,9 +144,9 @@ Tenant::Tenant(Client* client, Options options) : options_(std::move(options)) {
       if (platform == "cuda" || platform == "gpu") OpenOnCuda(device.get(), arena_bytes);
     }
     if (device->link != nullptr) {
-      device->flow = device->link->AddFlow(
-          options_.tenant + "#" + std::to_string(++number), options_.weight,
-          options_.service_class == ServiceClass::kLatency);
+      device->flow =
+          device->link->AddFlow(options_.tenant + "#" + std::to_string(++number), options_.weight,
+                                options_.service_class == ServiceClass::kLatency);
     }
     devices_.emplace_back(all.devices[i], std::move(device));
   }

@@ -126,9 +126,9 @@ Error* BufferFromHostBuffer(UploadArgs* args) {
       ArrayBytes(args->dims, args->num_dims, ElementBits(args->type)).value_or(0);
   std::optional<Gather> gather;
   if (bytes != 0 && WholeBits(args->type) != 0) {
-    gather = PlanGather(args->dims, args->num_dims,
-                        static_cast<std::size_t>(WholeBits(args->type) / 8), args->byte_strides,
-                        args->num_byte_strides, args->layout);
+    gather =
+        PlanGather(args->dims, args->num_dims, static_cast<std::size_t>(WholeBits(args->type) / 8),
+                   args->byte_strides, args->num_byte_strides, args->layout);
   }
   if (Error* refused = ChargeBuffer(device.get(), bytes, "an upload")) return refused;
   Reason* reason = WhyNot(*device, *args, bytes, gather);

@@ -34,14 +34,12 @@ Wrapped::Wrapped(const std::string& path) {
   if (version.major != kMajor || version.minor < kOldestMinor) {
     throw std::runtime_error("the plugin to wrap, " + path + ", has version " +
                              std::to_string(version.major) + "." + std::to_string(version.minor) +
-                             " of the PJRT C API, and must have 0." +
-                             std::to_string(kOldestMinor) + " or a later 0.x");
+                             " of the PJRT C API, and must have 0." + std::to_string(kOldestMinor) +
+                             " or a later 0.x");
   }
 }
 
-std::size_t Wrapped::num_slots() const {
-  return (api_->struct_size - sizeof(Api)) / sizeof(void*);
-}
+std::size_t Wrapped::num_slots() const { return (api_->struct_size - sizeof(Api)) / sizeof(void*); }
 
 void* Wrapped::Find(Slot slot) const {
   const auto index = static_cast<std::size_t>(slot);

@@ -83,8 +83,8 @@ void FuzzGather(Input* in) {
     Require(std::memcmp(copied.data() + offset, source.data() + from, element) == 0,
             "an element is not where it belongs");
     for (std::size_t i = 0; i < rank; ++i) {
-      const auto dim =
-          static_cast<std::size_t>(with_layout ? order[i] : static_cast<std::int64_t>(rank - 1 - i));
+      const auto dim = static_cast<std::size_t>(
+          with_layout ? order[i] : static_cast<std::int64_t>(rank - 1 - i));
       if (++at[dim] < dims[dim]) break;
       at[dim] = 0;
     }
@@ -96,8 +96,8 @@ void FuzzShapes(Input* in) {
   const std::size_t rank = in->Byte() % 4;
   auto number = [in] {
     std::int64_t value = 0;
-    for (int i = 0; i < 8; ++i) value = static_cast<std::int64_t>(
-                                    static_cast<std::uint64_t>(value) << 8 | in->Byte());
+    for (int i = 0; i < 8; ++i)
+      value = static_cast<std::int64_t>(static_cast<std::uint64_t>(value) << 8 | in->Byte());
     return value;
   };
   std::vector<std::int64_t> dims;

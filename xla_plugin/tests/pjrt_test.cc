@@ -1,5 +1,5 @@
-// Four threads upload, launch, donate and drop through the wrapper's table, over a plugin that reads
-// arguments after their handles are gone. No Python: run under sanitizers by
+// Four threads upload, launch, donate and drop through the wrapper's table, over a plugin that
+// reads arguments after their handles are gone. No Python: run under sanitizers by
 // tests/plugin/test_plugin_native.py, which builds the plugin that argv[1] names. Exits with 0 if
 // every result was right and nothing is left.
 #include <dlfcn.h>
@@ -62,7 +62,8 @@ class Plugin {
   const Wrapped table_;
 };
 
-Client* MakeClient(const Plugin& plugin, const std::vector<std::pair<std::string, std::string>>& in) {
+Client* MakeClient(const Plugin& plugin,
+                   const std::vector<std::pair<std::string, std::string>>& in) {
   std::vector<NamedValue> options;
   for (const auto& [name, value] : in) {
     NamedValue option{};
@@ -205,9 +206,10 @@ void CheckCap(const Plugin& plugin) {
   const auto size = static_cast<std::int64_t>(values.size());
   auto upload = UploadOf(client, values.data(), &size);
   const std::string refusal = plugin.Refusal(&upload);
-  Require(refusal == "missile: tenant 'small' asks for 4000 bytes of device 0 for an upload; it has "
-                     "4000 of the 6000 that MISSILE_PJRT_MEMORY allows, 0 of them temporaries of "
-                     "launches in flight",
+  Require(refusal ==
+              "missile: tenant 'small' asks for 4000 bytes of device 0 for an upload; it has "
+              "4000 of the 6000 that MISSILE_PJRT_MEMORY allows, 0 of them temporaries of "
+              "launches in flight",
           refusal.c_str());
   Destroy(plugin, fits);
   Destroy(plugin, Upload(plugin, client, values));
@@ -319,9 +321,9 @@ int main(int argc, char** argv) {
   CheckDonations();
 
   const Plugin plugin(GetPjrtApi());
-  Client* client = MakeClient(plugin, {{"known", "1"},
-                                       {"missile_launches", std::to_string(kBound)},
-                                       {"missile_arena", "8KiB"}});
+  Client* client = MakeClient(
+      plugin,
+      {{"known", "1"}, {"missile_launches", std::to_string(kBound)}, {"missile_arena", "8KiB"}});
   LoadedExecutable* plain = Compile(plugin, client, "copy");
   LoadedExecutable* donating = Compile(plugin, client, "copy, buffer_donor");
   std::vector<std::thread> threads;
