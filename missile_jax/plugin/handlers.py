@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from jaxlib import _jax, xla_client
+from jaxlib import xla_client
 
 from missile_jax.errors import PluginError
 
@@ -73,7 +73,8 @@ def share_host_handlers(c_api: Any) -> None:
     extension = ctypes.cast(link, ctypes.POINTER(_FfiExtension)).contents if link else None
 
     def share(name: str, fn: Any, platform: str, api_version: int = 0, traits: Any = 0) -> None:
-        _jax.register_custom_call_target(name, fn, platform, api_version, traits)
+        # What make_cpu_client() would register: jaxlib takes one handler for CPUs.
+        xla_client._xla.register_custom_call_target(name, fn, platform, api_version, traits)
         if api_version == _TYPED_FFI:
             give(name, fn, traits)
 

@@ -25,7 +25,7 @@ void Buffers::Add(const Buffer* buffer, BufferRecord record) {
   records_[buffer] = std::move(record);
 }
 
-void Buffers::End(BufferRecord record) {
+void Buffers::End(const BufferRecord& record) {
   if (record.device != nullptr) record.device->account.Release(record.bytes);
   if (record.placement != nullptr) record.placement->Drop();
 }
@@ -40,7 +40,7 @@ void Buffers::Remove(const Buffer* buffer) {
     records_.erase(found);
   }
   Count(statistics.records_ended);
-  End(std::move(record));
+  End(record);
 }
 
 void Buffers::Release(const Buffer* buffer) {
@@ -51,7 +51,7 @@ void Buffers::Release(const Buffer* buffer) {
     if (found == records_.end()) return;
     record = std::exchange(found->second, BufferRecord{});
   }
-  End(std::move(record));
+  End(record);
 }
 
 void Buffers::Move(const Buffer* from, const Buffer* to) {

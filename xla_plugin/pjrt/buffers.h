@@ -66,7 +66,7 @@ class Buffers {
 
  private:
   // Ends what a record stands for. Without the mutex: a placement's end takes the arena's.
-  static void End(BufferRecord record);
+  static void End(const BufferRecord& record);
 
   std::mutex mutex_;
   std::unordered_map<const Buffer*, BufferRecord> records_;

@@ -57,17 +57,18 @@ class Launch {
   void Follow(Event** events) {
     const std::size_t count = own_events_.size();
     left_.store(count + 1, std::memory_order_relaxed);
+    std::size_t ended = 1;  // The one that kept it until all are asked.
     for (std::size_t i = 0; i < count; ++i) {
       Question<Slot::kEventOnReady> ready;
       ready.event = events[i];
       ready.callback = [](Error* error, void* user) {
         wrapped->Drop(error);
-        static_cast<Launch*>(user)->EndOne();
+        static_cast<Launch*>(user)->EndSome(1);
       };
       ready.user = this;
-      if (events[i] == nullptr || !Ask(&ready)) EndOne();
+      if (events[i] == nullptr || !Ask(&ready)) ++ended;
     }
-    EndOne();
+    EndSome(ended);
   }
 
   // It did not start.
@@ -79,8 +80,8 @@ class Launch {
     Count(statistics.launches_ended);
   }
 
-  void EndOne() {
-    if (left_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  void EndSome(std::size_t some) {
+    if (left_.fetch_sub(some, std::memory_order_acq_rel) != some) return;
     const std::int64_t device_ns = program_->tenant->DeviceNs(started_ns_, NowNs());
     const std::int64_t before_ns = program_->expected_ns.load(std::memory_order_relaxed);
     program_->expected_ns.store(

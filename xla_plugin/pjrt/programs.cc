@@ -62,8 +62,9 @@ bool AskDonations(Executable* executable, Donations* donations) {
   if (!Ask(&question)) return false;  // The bytes.
   const std::string_view format(program.format, program.format_size);
   std::optional<Donations> read = ReadDonations(code, format == "hlo_with_config");
-  if (read.has_value()) *donations = *std::move(read);
-  return read.has_value();
+  if (!read.has_value()) return false;
+  *donations = *std::move(read);
+  return true;
 }
 
 // Of what was compiled, `code` is the source; of what was loaded, it is empty.

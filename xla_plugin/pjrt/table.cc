@@ -10,7 +10,7 @@ constexpr std::size_t kHeadWords = sizeof(Api) / sizeof(void*);
 }  // namespace
 
 Table::Table(const Api* api) : words_((api->struct_size + sizeof(void*) - 1) / sizeof(void*)) {
-  std::memcpy(words_.data(), api, api->struct_size);
+  std::memcpy(static_cast<void*>(words_.data()), api, api->struct_size);
 }
 
 Table::Table() : words_(kHeadWords + static_cast<std::size_t>(Slot::kCount)) {

@@ -132,7 +132,7 @@ Error* BufferFromHostBuffer(UploadArgs* args) {
   }
   if (Error* refused = ChargeBuffer(device.get(), bytes, "an upload")) return refused;
   Reason* reason = WhyNot(*device, *args, bytes, gather);
-  if (reason == nullptr) {
+  if (reason == nullptr && gather.has_value()) {
     try {
       reason = Place(device, *gather, bytes, args);
     } catch (const std::exception& failure) {
