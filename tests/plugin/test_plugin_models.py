@@ -35,9 +35,7 @@ def test_the_zoo_runs_whole_and_in_segments(process, name):
 OPTAX = [
     "contrib/_schedule_free_test.py::ScheduleFreeTest::test_buffer_donation",
     "assignment/_hungarian_algorithm_test.py::HungarianAlgorithmTest::test_hungarian_algorithm0",
-    "assignment/_hungarian_algorithm_test.py::HungarianAlgorithmTest::test_hungarian_algorithm_vmap120",
     "losses/_classification_test.py::SoftmaxCrossEntropyWithIntegerLabelsTest::test_axes0",
-    "losses/_classification_test.py::SoftmaxCrossEntropyWithIntegerLabelsTest::test_axes1",
 ]
 
 

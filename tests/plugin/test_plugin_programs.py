@@ -46,6 +46,11 @@ def test_uploads_went_into_the_arena(minor, both, process):
     assert counts["uploads_passed_view"] == counts["uploads_passed_full"] == 0
 
 
+def test_uploads_are_copies_once_they_are_ready(minor, process):
+    # The bare plugins share some sources, also where they are asked not to.
+    assert process(minor, True)(worker.mutated_sources, 20) == 20
+
+
 def test_custom_calls_of_jax_run_on_the_plugin(process):
     on_plugin = process(115, True)(worker.linear_algebra)
     x = worker._random(6, 6)
