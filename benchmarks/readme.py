@@ -180,15 +180,13 @@ def _serving_ls(data: Json) -> str:
 
 
 def _wrapper(data: Json) -> str:
-    rows = [
-        [
-            row["what"],
-            f"{row['bare_us']:.3g} us",
-            f"{row['extra_ns']:+.0f} ns",
-            f"{row['ratio']:.3f}",
-        ]
-        for row in data["rows"]
-    ]
+    rows = []
+    for row in data["rows"]:
+        # A step takes milliseconds, of which nanoseconds say nothing.
+        short = row["bare_us"] < 1000
+        bare = f"{row['bare_us']:.3g} us" if short else f"{row['bare_us'] / 1e3:.0f} ms"
+        extra = f"{row['extra_ns']:+.0f} ns" if short else f"{row['extra_ns'] / 1e6:+.1f} ms"
+        rows.append([row["what"], bare, extra, f"{row['ratio']:.3f}"])
     return _table(["", "bare", "median difference", "median ratio"], rows)
 
 
