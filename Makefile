@@ -37,17 +37,24 @@ $(VENV)/.h100: $(VENV)/.test
 	    jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cuda-nvcc-cu12
 	@touch $@
 
+# Plugins to wrap in tests, each of another version of the ABI, and a harness for them: files only.
+$(VENV)/.pjrt: $(VENV)/.test
+	rm -rf $(VENV)/pjrt
+	$(PIP) --no-deps --target $(VENV)/pjrt \
+	    lammps-jax-pjrt-cpu==0.11.2 xla-cpu-pjrt==0.0.1 jax-cuda13-pjrt==0.12.0.1 pypjrt==0.1.1
+	@touch $@
+
 demo: setup
 	$(BIN)/python -m benchmarks demo --out out/demo
 
-test: $(VENV)/.test $(VENV)/.h100
+test: $(VENV)/.test $(VENV)/.h100 $(VENV)/.pjrt
 	$(BIN)/python -m pytest
 
 smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
-bench: setup
-	for name in overhead colocation link swap density alloc recover; do \
+bench: setup $(VENV)/.pjrt
+	for name in overhead colocation link swap density alloc wrapper recover; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json

@@ -158,6 +158,18 @@ def link(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
 
 
 @app.command()
+def wrapper(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """The PJRT wrapper against the bare plugin: a call, a launch, an upload, a ResNet-50 step."""
+    from benchmarks import wrapper as bench
+
+    report = bench.run(quick, seed, console)
+    report.print("wrapper", ["what", "bare_us", "missile_us", "extra_ns", "ratio", "n"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
 def soak(
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of the run.")] = 60.0,
     json: Json = None,

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/benchmarks.md from the committed JSON.
+"""Fills the tables of README.md and docs/ from the committed JSON.
 
 `python -m benchmarks readme` writes them; a test checks that they are what it would write.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("benchmarks/results")
-PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
+PAGES = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/plugin.md"))
 
 Json = dict[str, Any]
 
@@ -201,10 +201,22 @@ def _recover(data: Json) -> str:
     return _table(head, rows) + "\n" + most
 
 
+def _wrapper(data: Json) -> str:
+    rows = []
+    for row in data["rows"]:
+        # A step takes milliseconds, of which nanoseconds say nothing.
+        short = row["bare_us"] < 1000
+        bare = f"{row['bare_us']:.3g} us" if short else f"{row['bare_us'] / 1e3:.0f} ms"
+        extra = f"{row['extra_ns']:+.0f} ns" if short else f"{row['extra_ns'] / 1e6:+.1f} ms"
+        rows.append([row["what"], bare, extra, f"{row['ratio']:.3f}"])
+    return _table(["", "bare", "median difference", "median ratio"], rows)
+
+
 _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
     "overhead": _overhead,
+    "wrapper": _wrapper,
     "swap": _swap,
     "swap-short": _swap_short,
     "swap-breakdown": _swap_breakdown,

@@ -1,36 +1,41 @@
-"""Many Flax models on one accelerator: see `Runtime` and `serve`."""
+"""Many Flax models on one accelerator: see `Runtime` and `serve`.
 
+Names are loaded when they are first asked for: every JAX program of an environment imports
+`missile_jax.plugin`, and pays for no more than that.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from missile_jax._native import __version__
-from missile_jax.engine.multiplexer import LaunchRecord
-from missile_jax.errors import (
-    CheckpointError,
-    ConfigError,
-    DeadlineExceededError,
-    DeviceMemoryError,
-    HostMemoryError,
-    InvalidInputError,
-    MissileError,
-    ModelError,
-    ModelExistsError,
-    ModelLoadError,
-    ModelNotFoundError,
-    ModelRaisedError,
-    ModelUnavailableError,
-    OverloadedError,
-    QueueFullError,
-    RequestError,
-    RuntimeClosedError,
-    UnsupportedShapeError,
-)
-from missile_jax.memory.memory import CopyRecord
-from missile_jax.runtime import Runtime
-from missile_jax.schedule.policies import Concurrent, Fifo, Missile
-from missile_jax.spec import SLO, Model, ModelInfo, ModelSource, Priority, Tenant, TensorSpec
-
 if TYPE_CHECKING:
+    from missile_jax._native import __version__
+    from missile_jax.engine.multiplexer import LaunchRecord
+    from missile_jax.errors import (
+        CheckpointError,
+        ConfigError,
+        DeadlineExceededError,
+        DeviceMemoryError,
+        HostMemoryError,
+        InvalidInputError,
+        MissileError,
+        ModelError,
+        ModelExistsError,
+        ModelLoadError,
+        ModelNotFoundError,
+        ModelRaisedError,
+        ModelUnavailableError,
+        OverloadedError,
+        PluginError,
+        QueueFullError,
+        RequestError,
+        RuntimeClosedError,
+        UnsupportedShapeError,
+    )
+    from missile_jax.memory.memory import CopyRecord
+    from missile_jax.runtime import Runtime
+    from missile_jax.schedule.policies import Concurrent, Fifo, Missile
     from missile_jax.serving import Serving, serve
+    from missile_jax.spec import SLO, Model, ModelInfo, ModelSource, Priority, Tenant, TensorSpec
 
 __all__ = [
     "SLO",
@@ -56,6 +61,7 @@ __all__ = [
     "ModelSource",
     "ModelUnavailableError",
     "OverloadedError",
+    "PluginError",
     "Priority",
     "QueueFullError",
     "RequestError",
@@ -70,10 +76,29 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # A Runtime needs none of the server's packages, so they are loaded for the server alone.
-    if name not in ("Serving", "serve"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from missile_jax import serving
+_HOMES = {
+    "missile_jax._native": ["__version__"],
+    "missile_jax.engine.multiplexer": ["LaunchRecord"],
+    "missile_jax.memory.memory": ["CopyRecord"],
+    "missile_jax.runtime": ["Runtime"],
+    "missile_jax.schedule.policies": ["Concurrent", "Fifo", "Missile"],
+    "missile_jax.serving": ["Serving", "serve"],
+    "missile_jax.spec": [
+        "SLO",
+        "Model",
+        "ModelInfo",
+        "ModelSource",
+        "Priority",
+        "Tenant",
+        "TensorSpec",
+    ],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-    return getattr(serving, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF.get(name, "missile_jax.errors")), name)
+    globals()[name] = value
+    return value

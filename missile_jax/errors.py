@@ -21,6 +21,7 @@
     ├── ChannelError             something about VRAM channels
     │   ├── ChannelMapError      a map, or a page's state, is impossible
     │   └── RecoveryError        no map explains what was measured well enough
+    ├── PluginError              no PJRT plugin can be wrapped, or not this one
     ├── AccessError              a client may not do what it asks for
     │   ├── UnauthenticatedError  nobody knows who it is
     │   └── ForbiddenError       it is known, and may not
@@ -129,6 +130,10 @@ class ChannelMapError(ChannelError, ValueError):
 
 class RecoveryError(ChannelError):
     """No channel map explains the timings well enough; the message says what failed."""
+
+
+class PluginError(MissileError, RuntimeError):
+    """The PJRT plugin cannot be registered: nothing to wrap, or nothing that can be."""
 
 
 class AccessError(MissileError):

@@ -44,7 +44,7 @@ def test_the_configuration_has_every_key_with_its_default():
     assert dict(rows) == keys(Config)
 
 
-@pytest.mark.parametrize("folder", ["cli", "observe", "server", "server/grpc"])
+@pytest.mark.parametrize("folder", ["cli", "observe", "plugin", "server", "server/grpc"])
 def test_the_house_has_every_file(folder):
     house = (ROOT / "docs" / "architecture.md").read_text().partition("```")[2].partition("```")[0]
     _, part = re.search(
@@ -53,3 +53,13 @@ def test_the_house_has_every_file(folder):
     named = set(re.findall(r"[\w.]+", part))
     files = {f.name for f in (ROOT / "missile_jax" / folder).iterdir() if f.is_file()}
     assert files - {"__init__.py"} <= named
+
+
+def test_the_plugin_s_options_are_those_that_it_reads():
+    page = (ROOT / "docs" / "plugin.md").read_text()
+    listed = re.findall(r"^\| `MISSILE_PJRT_(\w+)` \|", page, re.MULTILINE)
+    source = (ROOT / "xla_plugin" / "pjrt" / "options.cc").read_text()
+    read = set(re.findall(r'lookup\("(\w+)"\)|bytes\("(\w+)"', source))
+    names = {name for pair in read for name in pair if name}
+    assert set(listed) == names | {"LIBRARY", "ALWAYS"}
+    assert len(listed) == len(set(listed))

@@ -50,6 +50,11 @@ for name in overhead colocation; do
   # shellcheck disable=SC2086
   step "$name" "$python" -m benchmarks "$name" $QUICK --json "$OUT/$name.json"
 done
+# Both sides have a client of their own, so neither may take the whole GPU.
+library=$("$python" -c 'from missile_jax.plugin.library import find_library as find; print(find().path)')
+# shellcheck disable=SC2086
+MISSILE_PJRT_LIBRARY=$library XLA_PYTHON_CLIENT_PREALLOCATE=false \
+  step wrapper "$python" -m benchmarks wrapper $QUICK --json "$OUT/wrapper.json"
 
 step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
 

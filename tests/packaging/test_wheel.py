@@ -79,6 +79,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         "missile_jax/data/gpu_targets/README.md",
         "missile_jax/models/__init__.py",
         "missile_jax/program/target.py",
+        "missile_jax/libmissile_pjrt.so",
     ):
         assert name in names
     assert any(n.startswith("missile_jax/_native.") and n.endswith(".so") for n in names)
