@@ -216,7 +216,9 @@ class AddressMap:
 class MemoryTiming:
     def __init__(self, **fields: int) -> None: ...
 
-class AccessStream: ...
+class AccessStream:
+    @property
+    def accesses(self) -> int: ...
 
 class StreamResult:
     @property

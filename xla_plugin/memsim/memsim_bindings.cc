@@ -148,7 +148,8 @@ void BindRuns(py::module_& m) {
   py::class_<Stream>(m, "AccessStream",
                      "Physical addresses [n] gone round by `in_flight` warps, each of which issues "
                      "`width` accesses, waits for the slowest, then computes for `gap_ps`. Ends "
-                     "after `accesses`; with 0, when the others have.");
+                     "after `accesses`; with 0, when the others have.")
+      .def_readonly("accesses", &Stream::accesses);
   py::class_<StreamResult>(m, "StreamResult")
       .def_readonly("accesses", &StreamResult::accesses)
       .def_readonly("done_ps", &StreamResult::done_ps)
