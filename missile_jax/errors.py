@@ -18,6 +18,9 @@
     ├── QueueFullError           too many requests wait
     │   └── OverloadedError      so many that the deadline cannot be met
     ├── ServerBusyError          the server holds as much of requests as it may
+    ├── ChannelError             something about VRAM channels
+    │   ├── ChannelMapError      a map, or a page's state, is impossible
+    │   └── RecoveryError        no map explains what was measured well enough
     ├── AccessError              a client may not do what it asks for
     │   ├── UnauthenticatedError  nobody knows who it is
     │   └── ForbiddenError       it is known, and may not
@@ -114,6 +117,18 @@ class ServerBusyError(MissileError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ChannelError(MissileError):
+    """Something about VRAM channels cannot be."""
+
+
+class ChannelMapError(ChannelError, ValueError):
+    """A channel map, or the state of a page, is impossible."""
+
+
+class RecoveryError(ChannelError):
+    """No channel map explains the timings well enough; the message says what failed."""
 
 
 class AccessError(MissileError):
