@@ -174,3 +174,92 @@ def bare_copy_ns(
 def measure_copies(
     size_bytes: int, repeats: int, chunk_bytes: int = 0, max_threads: int = 2
 ) -> dict[tuple[int, bool], float]: ...
+
+class AddressMap:
+    @staticmethod
+    def xor(
+        granule_bytes: int,
+        masks: Sequence[int],
+        *,
+        bank_masks: Sequence[int],
+        row_shift: int,
+        slices_per_channel: int = 1,
+    ) -> AddressMap: ...
+    @staticmethod
+    def permuted(
+        granule_bytes: int,
+        channels: int,
+        index_masks: Sequence[int],
+        permutations: Sequence[Sequence[int]],
+        *,
+        bank_masks: Sequence[int],
+        row_shift: int,
+        slices_per_channel: int = 1,
+    ) -> AddressMap: ...
+    @staticmethod
+    def table(
+        granule_bytes: int,
+        channels: int,
+        table: bytes,
+        *,
+        bank_masks: Sequence[int],
+        row_shift: int,
+        slices_per_channel: int = 1,
+    ) -> AddressMap: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def banks(self) -> int: ...
+    def channels_of(self, addresses: np.ndarray) -> np.ndarray: ...
+    def banks_of(self, addresses: np.ndarray) -> np.ndarray: ...
+
+class MemoryTiming:
+    def __init__(self, **fields: int) -> None: ...
+
+class AccessStream: ...
+
+class StreamResult:
+    @property
+    def accesses(self) -> int: ...
+    @property
+    def done_ps(self) -> int: ...
+    @property
+    def latency_max_ps(self) -> int: ...
+    @property
+    def latency_mean_ps(self) -> float: ...
+
+class MemorySimulator:
+    def __init__(self, address_map: AddressMap, timing: MemoryTiming = ...) -> None: ...
+    def stream(
+        self,
+        addresses: np.ndarray,
+        *,
+        width: int = 32,
+        in_flight: int = 1,
+        gap_ps: int = 0,
+        accesses: int = 0,
+        start_ps: int = 0,
+        bypass_l2: bool = False,
+    ) -> AccessStream: ...
+    def run(self, streams: Sequence[AccessStream]) -> list[StreamResult]: ...
+
+class SimulatedProber:
+    def __init__(
+        self,
+        address_map: AddressMap,
+        pages: Sequence[int],
+        *,
+        wrong: float = 0.0,
+        spikes: float = 0.0,
+        jitter: float = 0.0,
+        loaders: int = 16,
+        timing: MemoryTiming = ...,
+        seed: int = 0,
+    ) -> None: ...
+    @property
+    def pages(self) -> int: ...
+    @property
+    def accesses(self) -> int: ...
+    def pair_latency_ns(self, first: int, second: int) -> float: ...
+    def set_throughput(self, loaded: Sequence[int], measured: Sequence[int]) -> float: ...
+    def channels_of(self, addresses: np.ndarray) -> np.ndarray: ...

@@ -8,5 +8,6 @@ namespace missile {
 void BindCuda(pybind11::module_& m);
 void BindArena(pybind11::module_& m);
 void BindLink(pybind11::module_& m);
+void BindMemsim(pybind11::module_& m);
 
 }  // namespace missile

@@ -95,4 +95,5 @@ PYBIND11_MODULE(_native, m) {
   missile::BindCuda(m);
   missile::BindArena(m);
   missile::BindLink(m);
+  missile::BindMemsim(m);
 }
