@@ -252,7 +252,7 @@ class SimulatedProber:
         wrong: float = 0.0,
         spikes: float = 0.0,
         jitter: float = 0.0,
-        loaders: int = 16,
+        loaders: int = 64,
         timing: MemoryTiming = ...,
         seed: int = 0,
     ) -> None: ...

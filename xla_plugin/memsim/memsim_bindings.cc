@@ -195,7 +195,7 @@ void BindProber(py::module_& m) {
                                              Noise{wrong, spikes, jitter}, loaders, seed);
            }),
            py::arg("address_map"), py::arg("pages"), py::kw_only(), py::arg("wrong") = 0.0,
-           py::arg("spikes") = 0.0, py::arg("jitter") = 0.0, py::arg("loaders") = 16,
+           py::arg("spikes") = 0.0, py::arg("jitter") = 0.0, py::arg("loaders") = 64,
            py::arg("timing") = Timing{}, py::arg("seed") = 0)
       .def_property_readonly("pages", &Prober::pages)
       .def_property_readonly("accesses", &Prober::accesses, "Simulated so far.")

@@ -10,7 +10,7 @@ namespace {
 
 // Of one timing: a round to warm up, then those that are measured.
 constexpr std::uint64_t kPairAccesses = 8;
-constexpr std::uint64_t kRounds = 3;
+constexpr std::uint64_t kRounds = 2;
 constexpr std::uint32_t kWarp = 64;
 
 bool InOneBank(const Place& a, const Place& b) { return a.bank == b.bank && a.row != b.row; }

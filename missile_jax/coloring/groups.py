@@ -1,0 +1,54 @@
+"""Groups of granules that hold each channel once: are they in a given order, and in which?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from missile_jax.coloring.labels import bits_of, label
+from missile_jax.coloring.oracle import SET_LIMIT
+from missile_jax.coloring.questions import Questions
+
+
+def matches(
+    questions: Questions,
+    addresses: Sequence[int],
+    colours: Sequence[int],
+    references: Sequence[int],
+) -> bool:
+    """Whether ``addresses[i]`` is in channel ``colours[i]`` for all i.
+
+    For each bit of the colour: whether any of those that should have it is in a channel without it,
+    and the other way round. No wrong colour passes all of these questions.
+    """
+    channels = np.arange(len(references))
+    wanted = np.asarray(colours)
+    # The first questions find nearly all that is wrong.
+    for bit in questions.rng.permutation(bits_of(len(references))).tolist():
+        for value in (0, 1):
+            mine = np.flatnonzero((wanted >> bit & 1) == value)
+            loaded = [references[c] for c in channels[(channels >> bit & 1) != value]]
+            for part in np.split(mine, range(SET_LIMIT, len(mine), SET_LIMIT)):
+                if not len(part) or not loaded:
+                    continue
+                crowd = int(np.bincount(wanted[part]).max())
+                if questions.share(loaded, [addresses[i] for i in part], crowd, sure=1e-4):
+                    return False
+    return True
+
+
+def label_group(
+    questions: Questions, addresses: Sequence[int], references: Sequence[int]
+) -> tuple[int, ...] | None:
+    """The channels of a whole group, in order, or None if it does not hold each once."""
+    for sure in (1e-3, 1e-6):
+        left = list(range(len(references)))
+        order = []
+        for address in addresses:
+            found = label(questions, address, references, left, sure) if len(left) > 1 else left[0]
+            left.remove(found)
+            order.append(found)
+        if matches(questions, addresses, order, references):
+            return tuple(order)
+    return None
