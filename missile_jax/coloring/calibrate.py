@@ -79,8 +79,8 @@ def calibrate(probes: Probes, rng: np.random.Generator) -> Calibration:
     queue_us = beside_us - alone_us
     if queue_us < 2 * _DEVIATIONS * jitter * alone_us:
         raise RecoveryError(
-            f"an address takes {alone_us:.4g} us alone and {beside_us:.4g} us while its own channel "
-            f"is loaded, at a jitter of {jitter:.1%}: too little to tell channels apart"
+            f"an address takes {alone_us:.4g} us alone and {beside_us:.4g} us while its own "
+            f"channel is loaded, at a jitter of {jitter:.1%}: too little to tell channels apart"
         )
     middle = alone_us + queue_us / 2
     mistaken = int((alone > middle).sum() + (beside < middle).sum())

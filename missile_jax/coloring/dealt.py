@@ -21,7 +21,7 @@ def label_first(questions: Questions) -> tuple[list[int], list[int]]:
     while len(labels) < 2 * len(references) + 2:
         address = len(labels) * questions.granule_bytes
         if references and questions.share(references, [address]):
-            labels.append(label(questions, address, references))
+            labels.append(_label(questions, address, references))
             continue
         labels.append(len(references))
         references.append(address)
@@ -34,4 +34,11 @@ def label_more(questions: Questions, labels: list[int], references: list[int], u
     """Labels granules behind those that have labels, up to number `until`."""
     while len(labels) < until:
         address = len(labels) * questions.granule_bytes
-        labels.append(label(questions, address, references))
+        labels.append(_label(questions, address, references))
+
+
+def _label(questions: Questions, address: int, references: list[int]) -> int:
+    found = label(questions, address, references)
+    if found is None:
+        raise RecoveryError(f"address {address:#x} is in none of {len(references)} channels")
+    return found

@@ -42,13 +42,23 @@ def label_group(
     questions: Questions, addresses: Sequence[int], references: Sequence[int]
 ) -> tuple[int, ...] | None:
     """The channels of a whole group, in order, or None if it does not hold each once."""
-    for sure in (1e-3, 1e-6):
-        left = list(range(len(references)))
-        order = []
-        for address in addresses:
-            found = label(questions, address, references, left, sure) if len(left) > 1 else left[0]
-            left.remove(found)
-            order.append(found)
-        if matches(questions, addresses, order, references):
+    for sure in (3e-4, 1e-5):
+        order = _labelled(questions, addresses, references, sure)
+        if order is not None and matches(questions, addresses, order, references):
             return tuple(order)
     return None
+
+
+def _labelled(
+    questions: Questions, addresses: Sequence[int], references: Sequence[int], sure: float
+) -> list[int] | None:
+    """Each granule's channel among those that are left; None once none of these is it."""
+    left = list(range(len(references)))
+    order = []
+    for address in addresses:
+        found = label(questions, address, references, left, sure)
+        if found is None:
+            return None
+        left.remove(found)
+        order.append(found)
+    return order

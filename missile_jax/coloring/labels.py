@@ -9,6 +9,9 @@ import numpy as np
 
 from missile_jax.coloring.questions import Questions
 
+# An address of one of 256 channels takes about 25 timings; one that is in none settles nowhere.
+_MOST_ASKED = 100
+
 
 def label(
     questions: Questions,
@@ -16,15 +19,15 @@ def label(
     references: Sequence[int],
     candidates: Sequence[int] | None = None,
     sure: float = 1e-6,
-) -> int:
-    """The i for which `address` is in the channel of ``references[i]``; it is in one of them.
+) -> int | None:
+    """The i for which `address` is in the channel of ``references[i]``, or None if it is in none.
 
     references: an address of each channel. candidates: the channels it can be in; all if left out.
     Each timing loads about half of what is still likely (noisy binary search by the posterior).
     """
     left = np.array(range(len(references)) if candidates is None else candidates)
     odds = np.zeros(len(left))
-    while True:
+    for _ in range(_MOST_ASKED):
         likely = np.exp(odds - odds.max())
         likely /= likely.sum()
         best = int(likely.argmax())
@@ -33,6 +36,7 @@ def label(
         chosen = half(likely, questions.calibration.loaded_limit)
         yes = questions.share_once([references[left[i]] for i in chosen], [address])
         odds[chosen] += questions.weight if yes else -questions.weight
+    return None
 
 
 def half(likely: np.ndarray, limit: int) -> list[int]:

@@ -1,8 +1,8 @@
 """Channel maps: from a page's state to the colour of each of its granules.
 
 Three families. `XorMap`: each bit of the colour is the parity of some address bits. `PermutedMap`:
-the granules are dealt out in aligned groups of as many as there are channels, each group in an order
-that an XOR of the group's number chooses; so for channel counts that are no power of two.
+the granules are dealt out in aligned groups of as many as there are channels, each group in an
+order that an XOR of the group's number chooses; so for channel counts that are no power of two.
 `TableMap`: colours as measured, page state by page state.
 
 Axes: G granules of a page, m channels, P permutations, S states.

@@ -1,7 +1,7 @@
 """The orders of a page's groups, and the XOR of a group's number that chooses among them.
 
-Orders are named by vectors over GF(2). Two groups whose numbers differ by d have vectors that differ
-by hash(d), which is linear. In an aligned block of groups each bit of the number takes one pair of
+Orders are named by vectors over GF(2). Two groups whose numbers differ by d have vectors that
+differ by hash(d), which is linear. In an aligned block of groups each bit of the number takes one pair of
 groups that differ in that bit alone. Blocks of this size are called *stretches*; the vector of a
 stretch is that of its first group, and says where the hash of the higher bits has led.
 """
@@ -9,8 +9,6 @@ stretch is that of its first group, and says where the hash of the higher bits h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from missile_jax.coloring.groups import label_group, matches
 from missile_jax.coloring.maps import PAGE_BYTES

@@ -27,8 +27,11 @@ def solve_permuted(questions: Questions) -> Solved | str:
         if isinstance(orders, str):
             reason = orders
             continue
-        channel_map, states = complete(questions, orders, references)
-        colours = channel_map.colours(states[0])
+        solved = complete(questions, orders, references)
+        if isinstance(solved, str):
+            reason = solved
+            continue
+        colours = solved.channel_map.colours(solved.states[0])
         wrong = next(
             (
                 granule
@@ -40,6 +43,6 @@ def solve_permuted(questions: Questions) -> Solved | str:
             None,
         )
         if wrong is None:
-            return Solved(channel_map, tuple(references), states)
+            return solved
         reason = f"the orders of {channels} channels found do not foretell granule {wrong}"
     return reason

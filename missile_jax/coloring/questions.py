@@ -42,8 +42,7 @@ class Questions:
         loaded: at most calibration.loaded_limit addresses. crowd: how many of `measured` are in one
         channel at most, as far as is known.
         """
-        if self.granule_bytes < PAGE_BYTES:
-            self.used.update(a // self.granule_bytes for a in measured)
+        self._use(measured)
         limit_us = self.calibration.slow_round_us(self._base_us(measured, crowd), len(loaded))
         return self._kept_round_us(loaded, measured) > limit_us
 
@@ -71,6 +70,7 @@ class Questions:
 
     def conflict_once(self, first: int, second: int) -> bool:
         """One timing's word on whether two addresses are in one bank and in different rows."""
+        self._use((first, second))
         for _ in range(_MOST_REPEATS):
             latency_ns = self.probes.latency_ns(first, second)
             if latency_ns < self.calibration.dropped_ns:
@@ -79,6 +79,10 @@ class Questions:
 
     def conflict(self, first: int, second: int, prior: float = 0.5) -> bool:
         return self._decide(lambda: self.conflict_once(first, second), SURE, prior)
+
+    def _use(self, addresses: Sequence[int]) -> None:
+        if self.granule_bytes < PAGE_BYTES:
+            self.used.update(address // self.granule_bytes for address in addresses)
 
     def _decide(self, ask, sure: float, prior: float) -> bool:
         """A sequential probability ratio test (Wald 1945)."""

@@ -14,11 +14,13 @@ import numpy as np
 from missile_jax.coloring.maps import PAGE_BYTES, PermutedMap, odd_part
 from missile_jax.coloring.orders import Orders, hash_of
 from missile_jax.coloring.questions import Questions
+from missile_jax.coloring.solved import Solved
 from missile_jax.coloring.states import find_hypothesis
-from missile_jax.errors import RecoveryError
 
 # Pages looked at for each phase there is, before the rest is taken as never to be seen.
 _PAGES_PER_PHASE = 8
+# Pages that fit nothing, before the fault is looked for in page 0.
+_MOST_STRANGE = 2
 
 
 @dataclass(slots=True)
@@ -46,10 +48,8 @@ class _Equations:
         return vectors
 
 
-def complete(
-    questions: Questions, orders: Orders, references: list[int]
-) -> tuple[PermutedMap, dict[int, int]]:
-    """The whole map, and the states of the pages met on the way."""
+def complete(questions: Questions, orders: Orders, references: list[int]) -> Solved | str:
+    """The whole map, with the states of the pages met on the way; or why there is none."""
     questions.probes.doing = "following the groups through other pages"
     channels, granule_bytes = len(references), questions.granule_bytes
     granules = PAGE_BYTES // granule_bytes
@@ -61,6 +61,7 @@ def complete(
     found = {0: (orders.phase, *_linked(equations, list(orders.stretches.items())))}
     pages = range(1, min(questions.probes.pages, 1 + _PAGES_PER_PHASE * odd_part(channels)))
     inner = np.array([hash_of(q, orders.hash) for q in range(1 << low)])
+    strange: list[int] = []
     for page in pages:
         if len(equations.rows) >= run_bits - low or orders.bits == 0:
             break
@@ -76,7 +77,10 @@ def complete(
                 hypotheses.append((phase, stretches, vectors))
         chosen = find_hypothesis(questions, page, np.stack(rows), references)
         if chosen is None:
-            raise RecoveryError(f"page {page} follows no phase and order of groups")
+            strange.append(page)
+            if len(strange) == _MOST_STRANGE:
+                return f"pages {strange} follow no phase and order of groups"
+            continue
         phase, stretches, vectors = hypotheses[chosen]
         found[page] = phase, *_linked(equations, list(zip(stretches, vectors, strict=True)))
     hashes = orders.hash + equations.solution(max(0, run_bits - low))
@@ -90,7 +94,7 @@ def complete(
     states = {}
     for page, (phase, stretch, vector) in found.items():
         states[page] = phase * count + (vector ^ hash_of(stretch << low, hashes))
-    return channel_map, states
+    return Solved(channel_map, tuple(references), states)
 
 
 def _linked(equations: _Equations, stretches: list[tuple[int, int]]) -> tuple[int, int]:

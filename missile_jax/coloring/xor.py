@@ -30,7 +30,10 @@ def solve_xor(questions: Questions) -> Solved | str:
         loaded = [offset * granule for offset in known]
         address = (1 << bit) * granule
         if questions.share(loaded, [address]):
-            kernel.append(known[label(questions, address, loaded)] ^ 1 << bit)
+            same = label(questions, address, loaded)
+            if same is None:
+                return f"offset {address:#x} is in none of {len(loaded)} channels"
+            kernel.append(known[same] ^ 1 << bit)
         else:
             free.append(1 << bit)
             if len(free) > 8:
