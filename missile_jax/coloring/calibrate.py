@@ -20,6 +20,8 @@ _DROPPED = 5.0
 # A threshold lies at least this many standard deviations from either side.
 _DEVIATIONS = 3.0
 _MOST_WRONG = 0.25
+# No clock is better.
+_LEAST_JITTER = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def calibrate(probes: Probes, rng: np.random.Generator) -> Calibration:
     alone_us, beside_us = float(np.median(alone)), float(np.median(beside))
     # Half of all are nearer than this; of a normal distribution those within 0.6745 deviations.
     jitter = float(np.median(np.abs(alone - alone_us))) / 0.6745 / alone_us
+    jitter = max(jitter, _LEAST_JITTER)
     queue_us = beside_us - alone_us
     if queue_us < 2 * _DEVIATIONS * jitter * alone_us:
         raise RecoveryError(
@@ -91,7 +94,7 @@ def calibrate(probes: Probes, rng: np.random.Generator) -> Calibration:
             f"{_MOST_WRONG:.0%} may be"
         )
     # Where queued_us is still twice that many deviations.
-    limit = (queue_us + alone_us) / (alone_us * (1 + 2 * _DEVIATIONS * max(jitter, 1e-3)))
+    limit = (queue_us + alone_us) / (alone_us * (1 + 2 * _DEVIATIONS * jitter))
     pairs = rng.integers(probes.pages * PAGE_BYTES // 256, size=(_PAIRS, 2)) * 256
     latencies = np.array([probes.latency_ns(int(a), int(b)) for a, b in pairs])
     latency_ns = float(np.mean(latencies[latencies < _DROPPED * np.median(latencies)]))

@@ -10,6 +10,9 @@ from missile_jax.coloring.labels import bits_of, label
 from missile_jax.coloring.oracle import SET_LIMIT
 from missile_jax.coloring.questions import Questions
 
+# What is asked about is most often as it should be; many questions must not make one false alarm.
+_PRIOR = 0.02
+
 
 def matches(
     questions: Questions,
@@ -33,7 +36,7 @@ def matches(
                 if not len(part) or not loaded:
                     continue
                 crowd = int(np.bincount(wanted[part]).max())
-                if questions.share(loaded, [addresses[i] for i in part], crowd, sure=1e-4):
+                if questions.share(loaded, [addresses[i] for i in part], crowd, prior=_PRIOR):
                     return False
     return True
 

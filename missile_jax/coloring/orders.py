@@ -1,9 +1,9 @@
 """The orders of a page's groups, and the XOR of a group's number that chooses among them.
 
 Orders are named by vectors over GF(2). Two groups whose numbers differ by d have vectors that
-differ by hash(d), which is linear. In an aligned block of groups each bit of the number takes one pair of
-groups that differ in that bit alone. Blocks of this size are called *stretches*; the vector of a
-stretch is that of its first group, and says where the hash of the higher bits has led.
+differ by hash(d), which is linear. In an aligned block of groups each bit of the number takes one
+pair of groups that differ in that bit alone. Blocks of this size are called *stretches*; the vector
+of a stretch is that of its first group, and says where the hash of the higher bits has led.
 """
 
 from __future__ import annotations
