@@ -9,7 +9,7 @@ export JAX_PLATFORMS ?= cpu
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 PIP   = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PINS)
 SELF  = $(PIP) --no-build-isolation --editable
-SOURCES := $(foreach part,src pjrt arbiter memsim,$(wildcard xla_plugin/$(part)/*.cc xla_plugin/$(part)/*.h))
+SOURCES := $(foreach part,src pjrt arbiter memsim cuda,$(wildcard xla_plugin/$(part)/*.cc xla_plugin/$(part)/*.h))
 NATIVE  := xla_plugin/CMakeLists.txt $(SOURCES)
 
 .NOTPARALLEL:

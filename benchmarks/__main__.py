@@ -270,6 +270,19 @@ def fuzz(
 
 
 @app.command()
+def recover(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """Channel maps found from simulated timings alone, and maps without structure refused."""
+    from benchmarks import recover as bench
+    from benchmarks.plots import plot_recover
+
+    report = bench.run(quick, seed, console)
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+        plot_recover(json)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
     seed: Seed = 0,

@@ -173,6 +173,39 @@ def plot_latencies(picture: Path, latencies_s: dict[str, Any]) -> None:
     _save(figure, picture)
 
 
+def plot_recover(path: Path) -> Path:
+    """How many probes maps of each family take, and how that grows with noise. Simulated."""
+    data = json.loads(path.read_text())
+    families = ["xor", "6", "12", "36", "80"]
+    names = {"xor": "XOR"} | {m: f"{m} channels" for m in families[1:]}
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for family in families:
+        rows = [row for row in data["rows"] if row["family"] == family]
+        tried = [row for row in rows if "sweep" not in row]
+        probes = sorted(row["probes"] for row in tried if "probes" in row)
+        # All granules of a map that was found are counted, none of one that is not yet.
+        right_ones = sorted((row["probes"], row["accuracy"]) for row in tried if "probes" in row)
+        share = np.cumsum([accuracy for _, accuracy in right_ones]) / len(tried)
+        left.step(probes, share, where="post", label=names[family])
+        swept = [row for row in rows if "sweep" in row]
+        noises = sorted({row["wrong"] for row in swept})
+        by_noise = [[row for row in swept if row["wrong"] == noise] for noise in noises]
+        accuracy = [np.mean([row["accuracy"] for row in some]) for some in by_noise]
+        taken = [
+            np.median([row["probes"] for row in some if "probes" in row] or [np.nan])
+            for some in by_noise
+        ]
+        percent = [100 * noise for noise in noises]
+        middle.plot(percent, taken, marker="o", label=names[family])
+        right.plot(percent, accuracy, marker="o", label=names[family])
+    left.set(xlabel="probes", ylabel="granules right, mean over maps", title="5 % wrong answers")
+    middle.set(xlabel="wrong answers, %", ylabel="probes, median", yscale="log")
+    right.set(xlabel="wrong answers, %", ylabel="granules right, mean; refused: 0")
+    left.legend(frameon=False, fontsize=8)
+    figure.suptitle("Recovery of channel maps (simulated)")
+    return _save(figure, path.with_suffix(".png"))
+
+
 def _save(figure: Figure, picture: Path) -> Path:
     """Writes the figure, without frames, and returns where."""
     for axes in figure.axes:

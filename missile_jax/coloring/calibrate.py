@@ -20,6 +20,8 @@ _DROPPED = 5.0
 # A threshold lies at least this many standard deviations from either side.
 _DEVIATIONS = 3.0
 _MOST_WRONG = 0.25
+# So few samples do not show less; and spikes that come on top are seen on one side only.
+_LEAST_WRONG = 0.06
 # No clock is better.
 _LEAST_JITTER = 1e-3
 
@@ -104,7 +106,7 @@ def calibrate(probes: Probes, rng: np.random.Generator) -> Calibration:
         alone_us=alone_us,
         queue_us=queue_us,
         jitter=jitter,
-        wrong=min(max(wrong, 0.03), _MOST_WRONG),
+        wrong=max(wrong, _LEAST_WRONG),
         loaded_limit=int(min(SET_LIMIT, limit)),
         latency_ns=latency_ns,
     )

@@ -21,7 +21,11 @@ def label_first(questions: Questions) -> tuple[list[int], list[int]]:
     while len(labels) < 2 * len(references) + 2:
         address = len(labels) * questions.granule_bytes
         if references and questions.share(references, [address]):
-            labels.append(_label(questions, address, references))
+            found = label(questions, address, references)
+            # In none of them after all: one of the answers was wrong, and the budget bounds how
+            # often it is asked again.
+            if found is not None:
+                labels.append(found)
             continue
         labels.append(len(references))
         references.append(address)

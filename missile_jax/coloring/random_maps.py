@@ -36,15 +36,20 @@ def random_permuted_map(
 ) -> PermutedMap:
     """Random orders of the channels, chosen by random XORs of the group's number.
 
-    index_bits: log2 of the number of orders; 0 to 3 at random if left out. Every page holds groups
-    of every order. Raises ChannelMapError if a page has too few groups for that.
+    index_bits: log2 of the number of orders; 0 to 3 at random if left out. No two are
+    the same, and every page holds groups of each. Raises ChannelMapError if a page has too few
+    groups for that.
     """
     # A page holds at least one whole aligned block of 2 ** inner groups.
     inner = max(0, (PAGE_BYTES // granule_bytes // channels).bit_length() - 2)
     bits = int(rng.integers(min(3, inner) + 1)) if index_bits is None else index_bits
     if bits > inner:
         raise ChannelMapError(f"index_bits={bits}: the groups of a page allow for at most {inner}")
-    orders = [tuple(rng.permutation(channels).tolist()) for _ in range(1 << bits)]
+    orders: list[tuple[int, ...]] = []
+    while len(orders) < 1 << bits:
+        order = tuple(rng.permutation(channels).tolist())
+        if order not in orders:
+            orders.append(order)
     run_bits = (PAGE_BYTES // granule_bytes * odd_part(channels) // channels).bit_length() - 1
     width = run_bits + ADDRESS_BITS - 21
     while True:

@@ -95,5 +95,6 @@ PYBIND11_MODULE(_native, m) {
   missile::BindCuda(m);
   missile::BindArena(m);
   missile::BindLink(m);
+  missile::BindCudaProber(m);
   missile::BindMemsim(m);
 }
