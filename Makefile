@@ -47,7 +47,7 @@ smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
 bench: setup
-	for name in overhead colocation link swap density alloc; do \
+	for name in overhead colocation link swap density alloc recover; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json

@@ -179,6 +179,28 @@ def _serving_ls(data: Json) -> str:
     return _table(["LS requests", "p50", "p99", "requests"], rows)
 
 
+def _recover(data: Json) -> str:
+    summary = data["summary"]
+    head = ["channels (simulated)", "maps", "least accuracy", "probes, median", "probes, most"]
+    rows = []
+    for family in ("xor", "6", "12", "36", "80"):
+        maps = [r for r in data["rows"] if r["family"] == family and "sweep" not in r]
+        least = summary["xor_accuracy_min" if family == "xor" else f"other_accuracy_min.{family}"]
+        figures = [f"{summary[f'probes_{which}.{family}']:.0f}" for which in ("median", "max")]
+        rows.append(
+            [family.replace("xor", "XOR"), str(len(maps)), f"{100 * least:.2f} %", *figures]
+        )
+    refused = f"{summary['refused_structureless']} of {summary['structureless']} refused"
+    rows.append(["no structure", str(summary["structureless"]), refused, "-", "-"])
+    rates = [f"{summary[f'simulator_accesses_per_s.{at}'] / 1e6:.0f}" for at in ("l2", "dram")]
+    most = (
+        f"\nA further page takes at most {summary['probes_per_page_max']} probes, a recovery at most "
+        f"{summary['seconds_max']:.1f} s. In a second of CPU time the simulator serves {rates[0]} "
+        f"million accesses from the L2, or {rates[1]} million from DRAM."
+    )
+    return _table(head, rows) + "\n" + most
+
+
 _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
@@ -189,6 +211,7 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "density": _density,
     "link": _figures,
     "alloc": _figures,
+    "recover": _recover,
     "soak": _figures,
     "swap_soak": _figures,
     "store_soak": _figures,

@@ -51,6 +51,8 @@ for name in overhead colocation; do
   step "$name" "$python" -m benchmarks "$name" $QUICK --json "$OUT/$name.json"
 done
 
+step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
+
 section done
 ls -l "$OUT"
 if ((${#failed[@]})); then
