@@ -194,9 +194,9 @@ def _recover(data: Json) -> str:
     rows.append(["no structure", str(summary["structureless"]), refused, "-", "-"])
     rates = [f"{summary[f'simulator_accesses_per_s.{at}'] / 1e6:.0f}" for at in ("l2", "dram")]
     most = (
-        f"\nA further page takes at most {summary['probes_per_page_max']} probes, a recovery at most "
-        f"{summary['seconds_max']:.1f} s. In a second of CPU time the simulator serves {rates[0]} "
-        f"million accesses from the L2, or {rates[1]} million from DRAM."
+        f"\nA further page takes at most {summary['probes_per_page_max']} probes, a recovery at "
+        f"most {summary['seconds_max']:.1f} s. In a second of CPU time the simulator serves "
+        f"{rates[0]} million accesses from the L2, or {rates[1]} million from DRAM."
     )
     return _table(head, rows) + "\n" + most
 

@@ -49,9 +49,9 @@ class _Case:
 
 def run(quick: bool, seed: int, console: Console) -> Report:
     report = Report("recover", seed, simulated=True)
-    maps = 50 if quick else 200
+    others = 50 if quick else 200
     sweep = 4 if quick else 20
-    for family, count in (("xor", 200), *((str(m), maps) for m in OTHER_CHANNELS), ("none", 100)):
+    for family, count in (("xor", 200), *((str(m), others) for m in OTHER_CHANNELS), ("none", 100)):
         console.print(f"{count} maps of family {family} (simulated)")
         report.rows += [_tried(case) for case in _cases(family, count, seed)]
     console.print("noise (simulated)")

@@ -32,19 +32,17 @@ class SideOracle:
         self._latency_ns = latency_ns
         places = np.random.default_rng(seed).integers(pages * PAGE_BYTES // 256, size=_SAMPLES)
         sample = np.array([self._measured(int(place) * 256) for place in places])
-        middle = float(np.median(sample))
-        for _ in range(20):
-            near, far = sample[sample <= middle], sample[sample > middle]
-            if not near.size or not far.size:
-                break
-            middle = float(near.mean() + far.mean()) / 2
-        spread = max(near.std(), far.std()) if near.size and far.size else np.inf
-        if not np.isfinite(spread) or far.mean() - near.mean() < _APART * spread:
+        # The cut between two neighbours in order that leaves least variance on either side.
+        sample.sort()
+        cut = min(range(1, _SAMPLES), key=lambda k: sample[:k].var() * k
+                  + sample[k:].var() * (_SAMPLES - k))  # fmt: skip
+        near, far = sample[:cut], sample[cut:]
+        if far.mean() - near.mean() <= _APART * max(near.std(), far.std()):
             raise RecoveryError(
-                f"latencies of {_SAMPLES} addresses, {sample.min():.4g} to {sample.max():.4g} ns, "
-                "do not fall into near and far: this L2 has one side, or the measurement is noisy"
+                f"latencies of {_SAMPLES} addresses, {sample[0]:.4g} to {sample[-1]:.4g} ns, do "
+                "not fall into near and far: this L2 has one side, or the measurement is noisy"
             )
-        self._middle_ns = middle
+        self._middle_ns = float(near[-1] + far[0]) / 2
 
     def pair_latency_ns(self, first: int, second: int, /) -> float:
         return 1.0
