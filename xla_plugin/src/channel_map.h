@@ -1,0 +1,50 @@
+// Which channel each granule of an arena lies in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+namespace missile {
+
+// Channels in ascending order, each once.
+using Channels = std::vector<std::uint8_t>;
+
+// The channels of one page's granules, and the granules sorted by channel: a granule's *rank* is
+// its place in that order.
+struct PageColors {
+  std::vector<std::uint8_t> channel;  // [granules]
+  std::vector<std::uint16_t> rank;    // [granules]
+  std::vector<std::uint16_t> sorted;  // [granules], by rank
+  std::vector<std::uint32_t> first;   // [channels + 1], the first rank of each channel
+};
+
+// Pages that look alike share one PageColors: of an XOR map there are at most as many as channels.
+class ChannelMap {
+ public:
+  // colors: [pages, granules_per_page], row-major, the channel of each granule. Granules have
+  // `granule_bytes`, a power of two from 64 to a page's bytes, of which a page has a whole number.
+  // Throws std::invalid_argument.
+  ChannelMap(const std::uint8_t* colors, std::size_t pages, std::size_t granules_per_page,
+             std::uint64_t granule_bytes, std::uint32_t channels);
+
+  std::size_t pages() const { return colors_of_.size(); }
+  std::uint32_t channels() const { return channels_; }
+  std::uint32_t granules_per_page() const { return granules_per_page_; }
+  std::uint64_t granule_bytes() const { return granule_bytes_; }
+  const PageColors& page(std::size_t index) const { return *colors_of_[index]; }
+  // Throws std::invalid_argument unless the channels are ascending, there, and at least one.
+  void Expect(const Channels& channels) const;
+
+ private:
+  PageColors Sorted(const std::uint8_t* row, std::size_t page) const;
+
+  const std::uint64_t granule_bytes_;
+  const std::uint32_t granules_per_page_;
+  const std::uint32_t channels_;
+  std::deque<PageColors> kinds_;
+  std::vector<const PageColors*> colors_of_;
+};
+
+}  // namespace missile

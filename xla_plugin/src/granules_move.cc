@@ -1,0 +1,232 @@
+// How granules move: to other channels, and off pages that are hardly used.
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "granules.h"
+
+namespace missile {
+
+bool GranulePool::Movable(const GranuleRecord* record) {
+  return record->state == BlockState::kLive && record->pins == 0 && !record->moving;
+}
+
+std::vector<std::size_t> GranulePool::Misplaced(const GranuleRecord* record,
+                                                const Channels& channels,
+                                                std::vector<std::uint64_t>* held) const {
+  const std::size_t count = record->table.size();
+  constexpr std::size_t kNowhere = std::numeric_limits<std::size_t>::max();
+  std::vector<std::size_t> index_of(map().channels(), kNowhere);
+  for (std::size_t index = 0; index < channels.size(); ++index) index_of[channels[index]] = index;
+  std::vector<std::uint64_t> own(channels.size());
+  for (const std::uint32_t granule : record->table) {
+    const std::size_t index = index_of[pages_.ChannelOf(granule)];
+    if (index != kNowhere) ++own[index];
+  }
+  // Of a channel that has more than its part only so many stay, evenly spread over the table.
+  const std::uint64_t part = (count + channels.size() - 1) / channels.size();
+  std::vector<std::size_t> misplaced;
+  std::vector<std::uint64_t> seen(channels.size());
+  held->assign(channels.size(), 0);
+  for (std::size_t place = 0; place < count; ++place) {
+    const std::size_t index = index_of[pages_.ChannelOf(record->table[place])];
+    if (index != kNowhere) {
+      const std::uint64_t stays = std::min(own[index], part);
+      const std::uint64_t nth = seen[index]++;
+      if ((nth + 1) * stays / own[index] > nth * stays / own[index]) {
+        ++(*held)[index];
+        continue;
+      }
+    }
+    misplaced.push_back(place);
+  }
+  return misplaced;
+}
+
+bool GranulePool::Recolor(const Granules& granules, const Channels& channels) {
+  if (granules.pool_.get() != this) {
+    throw std::invalid_argument("granules: those to recolour are of another pool");
+  }
+  map().Expect(channels);
+  Lock lock(mutex_);
+  GranuleRecord* record = granules.record_;
+  if (!Movable(record)) return false;
+  std::vector<std::uint64_t> held;
+  std::vector<Move> moves(1);
+  moves[0].record = record;
+  moves[0].places = Misplaced(record, channels, &held);
+  const std::uint64_t count = moves[0].places.size();
+  if (count > 0) {
+    if (!Draw(channels, count, held, &moves[0].to)) {
+      ++stats_.failures;
+      return false;
+    }
+    Carry(lock, &moves);
+  }
+  record->channels = channels;
+  return true;
+}
+
+std::vector<std::uint64_t> GranulePool::Held(const Move& move, const Channels& channels) const {
+  std::vector<std::uint64_t> held(channels.size());
+  auto count = [&](std::uint32_t granule, std::uint64_t sign) {
+    const auto channel = static_cast<std::uint8_t>(pages_.ChannelOf(granule));
+    const auto at = std::lower_bound(channels.begin(), channels.end(), channel);
+    held[static_cast<std::size_t>(at - channels.begin())] += sign;
+  };
+  for (const std::uint32_t granule : move.record->table) count(granule, 1);
+  for (const std::size_t place : move.places) count(move.record->table[place], ~std::uint64_t{0});
+  for (const std::uint32_t granule : move.to) count(granule, 1);
+  return held;
+}
+
+GranulePool::Lodgers GranulePool::LodgersOf(const std::vector<std::size_t>& pages) const {
+  Lodgers lodgers;
+  for (const std::size_t page : pages) lodgers[page];
+  for (GranuleRecord* record = first_; record != nullptr; record = record->behind) {
+    for (std::size_t place = 0; place < record->table.size(); ++place) {
+      const auto found = lodgers.find(pages_.PageOf(record->table[place]));
+      if (found == lodgers.end()) continue;
+      std::vector<Lodger>& of_page = found->second;
+      if (of_page.empty() || of_page.back().record != record) of_page.push_back({record, {}});
+      of_page.back().places.push_back(place);
+    }
+  }
+  return lodgers;
+}
+
+bool GranulePool::Settled(std::size_t page, const std::vector<Lodger>& lodgers) const {
+  std::uint64_t found = 0;
+  for (const Lodger& lodger : lodgers) {
+    if (!Movable(lodger.record)) return false;
+    found += lodger.places.size();
+  }
+  // What a move in flight has drawn has no owner yet.
+  return found == pages_.UsedOn(page);
+}
+
+bool GranulePool::Rehouse(const std::vector<Lodger>& lodgers, MoveOf* moves) {
+  std::vector<std::vector<std::uint32_t>> drawn(lodgers.size());
+  bool enough = true;
+  for (std::size_t index = 0; enough && index < lodgers.size(); ++index) {
+    const auto& [record, places] = lodgers[index];
+    enough = pages_.FreeIn(record->channels) >= places.size();
+    if (!enough) break;
+    const auto found = moves->find(record);
+    const Move none{record, {}, {}};
+    Move all = found == moves->end() ? none : found->second;
+    all.places.insert(all.places.end(), places.begin(), places.end());
+    pages_.Draw(record->channels, places.size(), Held(all, record->channels), &drawn[index]);
+  }
+  for (std::size_t index = 0; index < lodgers.size(); ++index) {
+    if (!enough) {
+      for (const std::uint32_t granule : drawn[index]) Return(granule);
+      continue;
+    }
+    const auto& [record, places] = lodgers[index];
+    Move& move = moves->try_emplace(record, Move{record, {}, {}}).first->second;
+    move.places.insert(move.places.end(), places.begin(), places.end());
+    move.to.insert(move.to.end(), drawn[index].begin(), drawn[index].end());
+  }
+  return enough;
+}
+
+std::uint64_t GranulePool::Gather() {
+  Lock lock(mutex_);
+  std::vector<std::size_t> pages;
+  std::uint64_t free = 0;
+  for (std::size_t page = 0; page < map().pages(); ++page) {
+    if (!pages_.Has(page) || pages_.IsClosed(page)) continue;
+    pages.push_back(page);
+    free += map().granules_per_page() - pages_.UsedOn(page);
+  }
+  // The sparsest, and of equals the lowest: pages belong at the arena's end. No more of them can go
+  // than the free granules make up.
+  std::stable_sort(pages.begin(), pages.end(), [this](std::size_t one, std::size_t other) {
+    return pages_.UsedOn(one) < pages_.UsedOn(other);
+  });
+  pages.resize(free / map().granules_per_page());
+  for (const std::size_t page : pages) pages_.Close(page);
+  const Lodgers lodgers = LodgersOf(pages);
+  MoveOf moves;
+  std::vector<std::size_t> leaving;
+  std::size_t end = pages.size();
+  for (std::size_t index = 0; index < end;) {
+    const std::vector<Lodger>& of_page = lodgers.at(pages[index]);
+    if (!Settled(pages[index], of_page)) {
+      pages_.Open(pages[index++]);
+    } else if (Rehouse(of_page, &moves)) {
+      leaving.push_back(pages[index++]);
+    } else {
+      pages_.Open(pages[--end]);  // The fullest stays, to take in what the sparsest has.
+    }
+  }
+  auto reopen = [&] {
+    std::uint64_t emptied = 0;
+    for (const std::size_t page : leaving) {
+      pages_.Open(page);
+      emptied += pages_.UsedOn(page) == 0 ? 1 : 0;
+      GiveBackIfEmpty(page);
+    }
+    return emptied;
+  };
+  if (leaving.empty()) return 0;
+  std::vector<Move> all;
+  for (auto& [record, move] : moves) all.push_back(std::move(move));
+  try {
+    Carry(lock, &all);
+  } catch (...) {
+    reopen();
+    throw;
+  }
+  return reopen();
+}
+
+void GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
+  const std::uint64_t granule_bytes = map().granule_bytes();
+  std::vector<CopyRange> ranges;
+  std::uint64_t granules = 0;
+  for (Move& move : *moves) {
+    move.record->moving = true;
+    granules += move.places.size();
+    for (std::size_t index = 0; index < move.places.size(); ++index) {
+      const std::uint32_t from = move.record->table[move.places[index]];
+      ranges.push_back({move.to[index] * granule_bytes, from * granule_bytes, granule_bytes});
+    }
+  }
+  carried_ += granules;
+  lock.unlock();
+  std::exception_ptr failure;
+  try {
+    arena_->Copy(ranges);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  lock.lock();
+  carried_ -= granules;
+  for (Move& move : *moves) {
+    GranuleRecord* record = move.record;
+    for (std::size_t index = 0; index < move.places.size(); ++index) {
+      std::uint32_t left = move.to[index];
+      if (failure == nullptr) {
+        std::swap(left, record->table[move.places[index]]);
+        --stats_.used[pages_.ChannelOf(left)];
+        ++stats_.used[pages_.ChannelOf(record->table[move.places[index]])];
+      }
+      Return(left);
+    }
+    record->moving = false;
+    if (failure == nullptr) {
+      stats_.moved_granules += move.places.size();
+      ++record->version;
+    }
+    // Its owner may have released it meanwhile.
+    FreeIfUnused(record);
+  }
+  moved_.notify_all();
+  if (failure != nullptr) std::rethrow_exception(failure);
+}
+
+}  // namespace missile
