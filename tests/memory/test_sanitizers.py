@@ -10,6 +10,8 @@ import pytest
 PLUGIN = Path(__file__).parents[2] / "xla_plugin"
 
 # A program of xla_plugin/tests, and what it needs of xla_plugin/src.
+ARENA = "arena.cc arena_check.cc arena_move.cc holes.cc region.cc view.cc".split()
+GRANULES = "channel_map.cc granule_pages.cc granules.cc granules_move.cc".split()
 PROGRAMS = {
     "arena_test.cc": [
         "arena.cc",
@@ -20,6 +22,8 @@ PROGRAMS = {
         "view.cc",
         "view_set.cc",
     ],
+    "arena_test.cc": ARENA,
+    "granules_test.cc": [*ARENA, *GRANULES],
     "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.

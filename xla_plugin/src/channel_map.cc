@@ -34,7 +34,7 @@ std::uint32_t CheckedChannels(std::uint32_t channels) {
 
 }  // namespace
 
-ChannelMap::ChannelMap(const std::uint8_t* colors, std::size_t pages, std::size_t granules_per_page,
+ChannelMap::ChannelMap(const std::uint8_t* colours, std::size_t pages, std::size_t granules_per_page,
                        std::uint64_t granule_bytes, std::uint32_t channels)
     : granule_bytes_(CheckedGranule(granule_bytes)),
       granules_per_page_(static_cast<std::uint32_t>(kPageBytes / granule_bytes_)),
@@ -50,22 +50,22 @@ ChannelMap::ChannelMap(const std::uint8_t* colors, std::size_t pages, std::size_
     throw std::invalid_argument("channel map: it has " + std::to_string(pages) +
                                 " pages, and must have 1 to " + std::to_string(most));
   }
-  std::unordered_map<std::string_view, const PageColors*> seen;
-  colors_of_.reserve(pages);
+  std::unordered_map<std::string_view, const PageColours*> seen;
+  colours_of_.reserve(pages);
   for (std::size_t page = 0; page < pages; ++page) {
-    const std::uint8_t* row = colors + page * granules_per_page_;
+    const std::uint8_t* row = colours + page * granules_per_page_;
     const std::string_view key(reinterpret_cast<const char*>(row), granules_per_page_);
-    const PageColors*& colors_of_row = seen[key];
-    if (colors_of_row == nullptr) {
+    const PageColours*& colours_of_row = seen[key];
+    if (colours_of_row == nullptr) {
       kinds_.push_back(Sorted(row, page));
-      colors_of_row = &kinds_.back();
+      colours_of_row = &kinds_.back();
     }
-    colors_of_.push_back(colors_of_row);
+    colours_of_.push_back(colours_of_row);
   }
 }
 
-PageColors ChannelMap::Sorted(const std::uint8_t* row, std::size_t page) const {
-  PageColors made;
+PageColours ChannelMap::Sorted(const std::uint8_t* row, std::size_t page) const {
+  PageColours made;
   made.channel.assign(row, row + granules_per_page_);
   made.rank.resize(granules_per_page_);
   made.sorted.resize(granules_per_page_);

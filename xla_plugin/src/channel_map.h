@@ -13,38 +13,38 @@ using Channels = std::vector<std::uint8_t>;
 
 // The channels of one page's granules, and the granules sorted by channel: a granule's *rank* is
 // its place in that order.
-struct PageColors {
+struct PageColours {
   std::vector<std::uint8_t> channel;  // [granules]
   std::vector<std::uint16_t> rank;    // [granules]
   std::vector<std::uint16_t> sorted;  // [granules], by rank
   std::vector<std::uint32_t> first;   // [channels + 1], the first rank of each channel
 };
 
-// Pages that look alike share one PageColors: of an XOR map there are at most as many as channels.
+// Pages that look alike share one PageColours: of an XOR map there are at most as many as channels.
 class ChannelMap {
  public:
-  // colors: [pages, granules_per_page], row-major, the channel of each granule. Granules have
+  // colours: [pages, granules_per_page], row-major, the channel of each granule. Granules have
   // `granule_bytes`, a power of two from 64 to a page's bytes, of which a page has a whole number.
   // Throws std::invalid_argument.
-  ChannelMap(const std::uint8_t* colors, std::size_t pages, std::size_t granules_per_page,
+  ChannelMap(const std::uint8_t* colours, std::size_t pages, std::size_t granules_per_page,
              std::uint64_t granule_bytes, std::uint32_t channels);
 
-  std::size_t pages() const { return colors_of_.size(); }
+  std::size_t pages() const { return colours_of_.size(); }
   std::uint32_t channels() const { return channels_; }
   std::uint32_t granules_per_page() const { return granules_per_page_; }
   std::uint64_t granule_bytes() const { return granule_bytes_; }
-  const PageColors& page(std::size_t index) const { return *colors_of_[index]; }
+  const PageColours& page(std::size_t index) const { return *colours_of_[index]; }
   // Throws std::invalid_argument unless the channels are ascending, there, and at least one.
   void Expect(const Channels& channels) const;
 
  private:
-  PageColors Sorted(const std::uint8_t* row, std::size_t page) const;
+  PageColours Sorted(const std::uint8_t* row, std::size_t page) const;
 
   const std::uint64_t granule_bytes_;
   const std::uint32_t granules_per_page_;
   const std::uint32_t channels_;
-  std::deque<PageColors> kinds_;
-  std::vector<const PageColors*> colors_of_;
+  std::deque<PageColours> kinds_;
+  std::vector<const PageColours*> colours_of_;
 };
 
 }  // namespace missile

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,7 +20,7 @@ namespace py = pybind11;
 namespace missile {
 namespace {
 
-using Colors = py::array_t<std::uint8_t, py::array::c_style>;
+using Colours = py::array_t<std::uint8_t, py::array::c_style>;
 
 std::uint64_t AtLeastZero(std::int64_t value, const char* what) {
   if (value < 0) {
@@ -51,16 +52,16 @@ Channels ChannelsOf(const GranulePool& pool, const std::optional<std::vector<int
   return channels;
 }
 
-std::shared_ptr<GranulePool> MakePool(const std::shared_ptr<Arena>& arena, const Colors& colors,
+std::shared_ptr<GranulePool> MakePool(const std::shared_ptr<Arena>& arena, const Colours& colours,
                                       std::int64_t granule_bytes, std::int64_t channels) {
-  if (colors.ndim() != 2) {
-    throw py::value_error("granules: colors have " + std::to_string(colors.ndim()) +
+  if (colours.ndim() != 2) {
+    throw py::value_error("granules: colours have " + std::to_string(colours.ndim()) +
                           " axes, and must have two: [pages, granules of a page]");
   }
   const std::uint64_t count = AtLeastZero(channels, "channels");
   auto map = std::make_shared<ChannelMap>(
-      colors.data(), static_cast<std::size_t>(colors.shape(0)),
-      static_cast<std::size_t>(colors.shape(1)), AtLeastZero(granule_bytes, "granule_bytes"),
+      colours.data(), static_cast<std::size_t>(colours.shape(0)),
+      static_cast<std::size_t>(colours.shape(1)), AtLeastZero(granule_bytes, "granule_bytes"),
       static_cast<std::uint32_t>(std::min<std::uint64_t>(count, 1U << 20)));
   return std::make_shared<GranulePool>(arena, std::move(map));
 }
@@ -134,11 +135,11 @@ void BindGranules(py::module_& m) {
   BindOwner(m);
   py::class_<GranulePool, std::shared_ptr<GranulePool>>(
       m, "GranulePool",
-      "Memory by channel. colors: [pages, granules of a page] uint8, the channel of each granule "
+      "Memory by channel. colours: [pages, granules of a page] uint8, the channel of each granule "
       "of "
       "each whole 2 MiB page of the arena. Pages are taken from the arena as they are needed and "
       "go back when they are empty. Raises ValueError for a map that does not fit.")
-      .def(py::init(&MakePool), py::arg("arena"), py::arg("colors"), py::arg("granule_bytes"),
+      .def(py::init(&MakePool), py::arg("arena"), py::arg("colours"), py::arg("granule_bytes"),
            py::arg("channels"))
       .def_property_readonly("granule_bytes",
                              [](const GranulePool& pool) { return pool.map().granule_bytes(); })
@@ -154,12 +155,25 @@ void BindGranules(py::module_& m) {
           "Granules of `channels`, all if it is None, in turns; or None if the arena has no page "
           "for what is missing.")
       .def(
-          "recolor",
+          "make_room",
+          [](GranulePool& pool, std::int64_t size_bytes,
+             const std::optional<std::vector<int>>& named, std::uint64_t most_bytes) {
+            const std::uint64_t size = AtLeastZero(size_bytes, "size_bytes");
+            const Channels channels = ChannelsOf(pool, named);
+            py::gil_scoped_release release;
+            return pool.MakeRoom(size, channels, most_bytes);
+          },
+          py::arg("size_bytes"), py::arg("channels") = py::none(),
+          py::arg("most_bytes") = std::numeric_limits<std::uint64_t>::max(),
+          "Move blocks of the arena until it has the pages that `allocate` needs, for each of them "
+          "at most `most_bytes`. Return whether it has them.")
+      .def(
+          "recolour",
           [](GranulePool& pool, const Granules& granules,
              const std::optional<std::vector<int>>& named) {
             const Channels channels = ChannelsOf(pool, named);
             py::gil_scoped_release release;
-            return pool.Recolor(granules, channels);
+            return pool.Recolour(granules, channels);
           },
           py::arg("granules"), py::arg("channels"),
           "Move what lies elsewhere into `channels`, and even out what each of them has. Return "

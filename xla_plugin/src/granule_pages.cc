@@ -134,24 +134,24 @@ void GranulePages::DrawOne(std::uint32_t channel, std::uint64_t count) {
   free_of_[channel] -= count;
   while (count > 0) {
     const std::size_t page = LinkOf(End(), channel).behind;
-    const PageColors& colors = map_->page(page);
+    const PageColours& colours = map_->page(page);
     std::uint64_t* bits = &free_bits_[page * words_];
     std::uint32_t& free = free_on_page_[page * map_->channels() + channel];
     const auto taken = static_cast<std::uint32_t>(std::min<std::uint64_t>(count, free));
     const auto base = static_cast<std::uint32_t>(page * map_->granules_per_page());
-    const std::uint32_t last = colors.first[channel + 1];
+    const std::uint32_t last = colours.first[channel + 1];
     std::uint32_t left = taken;
-    for (std::uint32_t word = colors.first[channel] / kBits; left > 0; ++word) {
+    for (std::uint32_t word = colours.first[channel] / kBits; left > 0; ++word) {
       std::uint64_t among = bits[word];
       const std::uint32_t start = word * kBits;
-      if (start < colors.first[channel])
-        among &= ~std::uint64_t{0} << colors.first[channel] % kBits;
+      if (start < colours.first[channel])
+        among &= ~std::uint64_t{0} << colours.first[channel] % kBits;
       if (start + kBits > last) among &= (std::uint64_t{1} << last % kBits) - 1;
       for (; among != 0 && left > 0; --left) {
         const auto bit = static_cast<std::uint32_t>(__builtin_ctzll(among));
         among &= among - 1;
         bits[word] &= ~(std::uint64_t{1} << bit);
-        drawn_.push_back(base + colors.sorted[start + bit]);
+        drawn_.push_back(base + colours.sorted[start + bit]);
       }
     }
     free -= taken;
@@ -183,10 +183,10 @@ void GranulePages::Draw(const Channels& channels, std::uint64_t count,
 
 bool GranulePages::Return(std::uint32_t granule) {
   const std::size_t page = PageOf(granule);
-  const PageColors& colors = map_->page(page);
+  const PageColours& colours = map_->page(page);
   const std::uint32_t within = granule % map_->granules_per_page();
-  const std::uint32_t rank = colors.rank[within];
-  const std::uint32_t channel = colors.channel[within];
+  const std::uint32_t rank = colours.rank[within];
+  const std::uint32_t channel = colours.channel[within];
   free_bits_[page * words_ + rank / kBits] |= std::uint64_t{1} << (rank % kBits);
   const bool first = free_on_page_[page * map_->channels() + channel]++ == 0;
   if (!pages_[page].closed) {
@@ -203,11 +203,11 @@ void GranulePages::Check() const {
   for (std::size_t page = 0; page < pages_.size(); ++page) {
     if (!Has(page)) continue;
     ++here;
-    const PageColors& colors = map_->page(page);
+    const PageColours& colours = map_->page(page);
     std::uint32_t all_free = 0;
     for (std::uint32_t channel = 0; channel < map_->channels(); ++channel) {
       std::uint32_t free = 0;
-      for (std::uint32_t rank = colors.first[channel]; rank < colors.first[channel + 1]; ++rank) {
+      for (std::uint32_t rank = colours.first[channel]; rank < colours.first[channel + 1]; ++rank) {
         free += free_bits_[page * words_ + rank / kBits] >> (rank % kBits) & 1U;
       }
       Expect(free == free_on_page_[page * map_->channels() + channel],

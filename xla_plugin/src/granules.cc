@@ -22,16 +22,19 @@ GranulePool::~GranulePool() {
   while (first_ != nullptr) delete std::exchange(first_, first_->behind);
 }
 
-std::unique_ptr<Granules> GranulePool::Allocate(std::uint64_t size_bytes,
-                                                const Channels& channels) {
+std::uint64_t GranulePool::GranulesFor(std::uint64_t size_bytes, const Channels& channels) const {
   if (size_bytes == 0 || size_bytes > arena_->size_bytes()) {
     throw std::invalid_argument("granules: " + std::to_string(size_bytes) +
                                 " bytes were asked for, and they must be 1 to " +
                                 std::to_string(arena_->size_bytes()));
   }
   map().Expect(channels);
-  const std::uint64_t granule_bytes = map().granule_bytes();
-  const std::uint64_t count = (size_bytes + granule_bytes - 1) / granule_bytes;
+  return (size_bytes + map().granule_bytes() - 1) / map().granule_bytes();
+}
+
+std::unique_ptr<Granules> GranulePool::Allocate(std::uint64_t size_bytes,
+                                                const Channels& channels) {
+  const std::uint64_t count = GranulesFor(size_bytes, channels);
   auto handle = std::make_unique<Granules>(shared_from_this(), size_bytes);
   auto record = std::make_unique<GranuleRecord>();
   record->channels = channels;

@@ -63,10 +63,13 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
 
   // Null if the arena has no page for what is missing. Throws std::invalid_argument.
   std::unique_ptr<Granules> Allocate(std::uint64_t size_bytes, const Channels& channels);
+  // Moves blocks of the arena until it has the pages that Allocate() needs. For none of them are
+  // more than `most_bytes` moved. Returns whether it has them now.
+  bool MakeRoom(std::uint64_t size_bytes, const Channels& channels, std::uint64_t most_bytes);
   // Moves what lies elsewhere into `channels`, and evens out what each of those has. False, and
   // nothing is changed, if a launch uses it, or the arena has no page for what has to move. Throws
   // what a device that fails throws; nothing is changed then either.
-  bool Recolor(const Granules& granules, const Channels& channels);
+  bool Recolour(const Granules& granules, const Channels& channels);
   // Empties pages by moving their granules into others, each within its owner's channels, as long
   // as one page fewer will do. Returns how many pages went back to the arena.
   std::uint64_t Gather();
@@ -85,6 +88,8 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
     std::vector<std::uint32_t> to;
   };
 
+  // Throws std::invalid_argument.
+  std::uint64_t GranulesFor(std::uint64_t size_bytes, const Channels& channels) const;
   // Draws as GranulePages does, after it has taken the pages for it. False if the arena has too
   // few, and nothing is drawn.
   bool Draw(const Channels& channels, std::uint64_t count, const std::vector<std::uint64_t>& held,

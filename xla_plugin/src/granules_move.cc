@@ -13,6 +13,31 @@ bool GranulePool::Movable(const GranuleRecord* record) {
   return record->state == BlockState::kLive && record->pins == 0 && !record->moving;
 }
 
+bool GranulePool::MakeRoom(std::uint64_t size_bytes, const Channels& channels,
+                           std::uint64_t most_bytes) {
+  const std::uint64_t count = GranulesFor(size_bytes, channels);
+  // Whatever lies there, such a hole has a whole page.
+  const std::uint64_t hole_bytes = 2 * kPageBytes - arena_->alignment();
+  Lock lock(mutex_);
+  std::uint64_t free = pages_.FreeIn(channels);
+  lock.unlock();
+  std::vector<std::unique_ptr<Block>> made;
+  while (free < count) {
+    std::unique_ptr<Block> block = arena_->AllocatePage();
+    if (block == nullptr) {
+      if (!arena_->MakeRoom(hole_bytes, most_bytes)) break;
+      continue;
+    }
+    const PageColours& colours = map().page(block->offset() / kPageBytes);
+    for (const std::uint8_t channel : channels) {
+      free += colours.first[channel + 1U] - colours.first[channel];
+    }
+    made.push_back(std::move(block));
+  }
+  for (const std::unique_ptr<Block>& block : made) block->Unpin();
+  return free >= count;
+}
+
 std::vector<std::size_t> GranulePool::Misplaced(const GranuleRecord* record,
                                                 const Channels& channels,
                                                 std::vector<std::uint64_t>* held) const {
@@ -45,7 +70,7 @@ std::vector<std::size_t> GranulePool::Misplaced(const GranuleRecord* record,
   return misplaced;
 }
 
-bool GranulePool::Recolor(const Granules& granules, const Channels& channels) {
+bool GranulePool::Recolour(const Granules& granules, const Channels& channels) {
   if (granules.pool_.get() != this) {
     throw std::invalid_argument("granules: those to recolour are of another pool");
   }
