@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from missile_jax._native import Arena, Granules, GranulePool
+from missile_jax._native import Arena, GranulePool, Granules
 
 PAGE = 2 << 20
 KIB = 1 << 10

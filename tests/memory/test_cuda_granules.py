@@ -7,7 +7,7 @@ import pytest
 from fake_driver import FakeDriver, finish
 from granule_maps import KIB, PAGE, random_colours
 
-from missile_jax._native import Arena, Granules, GranulePool, Link
+from missile_jax._native import Arena, GranulePool, Granules, Link
 
 GRANULE = 128 * KIB
 
