@@ -22,11 +22,11 @@ using missile::GranulePool;
 using missile::Granules;
 
 constexpr std::size_t kPages = 6;
-constexpr std::uint64_t kGranuleBytes = std::uint64_t{16} << 10;
+constexpr std::uint64_t kGranuleBytes = std::uint64_t{64} << 10;
 constexpr std::size_t kPerPage = missile::kPageBytes / kGranuleBytes;
 constexpr std::uint32_t kChannels = 6;
 constexpr int kThreads = 3;
-constexpr int kSteps = 600;
+constexpr int kSteps = 200;
 
 void Require(bool holds, const char* what) {
   if (holds) return;
@@ -75,7 +75,7 @@ void Use(const std::shared_ptr<Arena>& arena, const std::shared_ptr<GranulePool>
   for (int step = 0; step < kSteps; ++step) {
     const unsigned what = random() % 16;
     if (what < 7 || mine.empty()) {
-      auto granules = pool->Allocate((1 + random() % 20) * kGranuleBytes, Some(random));
+      auto granules = pool->Allocate((1 + random() % 12) * kGranuleBytes, Some(random));
       if (granules == nullptr) {
         mine.clear();
         continue;
