@@ -92,7 +92,7 @@ class ColouredMemory:
         return self.settle()
 
     def settle(self) -> int:
-        """Moves what is not where the plan wants it, as far as it can. Returns how many are left."""
+        """Moves what is not where the plan wants it. Returns how many tensors could not go yet."""
         moved, left = True, self._astray()
         while left and moved:
             moved = False

@@ -55,14 +55,13 @@ class Model:
     def coloured_pages(self) -> set[int]:
         return {granule // self.per_page for granule in self.used()}
 
-    def plain_pages(self) -> list[int]:
-        """Those in nobody's hands, from the highest down."""
+    def plain_pages(self) -> set[int]:
+        """Those in nobody's hands."""
         taken = self.coloured_pages()
         for block in self.blocks:
-            taken |= set(
-                range(block.offset // PAGE, (block.offset + block.size_bytes - 1) // PAGE + 1)
-            )
-        return [page for page in reversed(range(self.pages)) if page not in taken]
+            last = (block.offset + block.size_bytes - 1) // PAGE
+            taken |= set(range(block.offset // PAGE, last + 1))
+        return set(range(self.pages)) - taken
 
     def free_of(self, pages: set[int]) -> Counter[int]:
         """Free granules of `pages` by channel."""
@@ -74,36 +73,38 @@ class Model:
             if granule not in used
         )
 
-    def pages_for(self, count: int, channels: Sequence[int]) -> set[int] | None:
-        """The pages that are to be taken for `count` granules, or None if all are too few."""
-        here = self.coloured_pages()
-        free = sum(self.free_of(here)[c] for c in channels)
-        taken: set[int] = set()
-        for page in self.plain_pages():
-            if free >= count:
-                break
-            free += sum(self.free_of({page})[c] for c in channels)
-            taken.add(page)
-        return taken if free >= count else None
+    def room_for(self, count: int, channels: Sequence[int]) -> bool:
+        free = self.free_of(self.coloured_pages() | self.plain_pages())
+        return sum(free[c] for c in channels) >= count
+
+    def _expect_few(
+        self, had: Counter[int], taken: set[int], count: int, channels: Sequence[int]
+    ) -> None:
+        """Of the pages that were `taken` for `count` granules beside the free ones that it `had`,
+        none was taken in vain."""
+        of_page = [sum(self.free_of({page})[c] for c in channels) for page in taken]
+        free = sum(had[c] for c in channels)
+        assert not taken or free + sum(of_page) - max(of_page) < count
 
     # What is done.
 
     def allocate(self, count: int, channels: Sequence[int]) -> None:
-        pages = self.pages_for(count, channels)
-        before = self.coloured_pages()
-        free = self.free_of(before | (pages or set()))
+        plain, had = self.plain_pages(), self.free_of(self.coloured_pages())
+        before, room = self.coloured_pages(), self.room_for(count, channels)
         granules = self.pool.allocate(count * self.granule_bytes, channels)
-        if pages is None:
-            assert granules is None
+        assert (granules is not None) == room
+        if granules is None:
             return
-        assert granules is not None
         table = granules.table.tolist()
+        taken = {granule // self.per_page for granule in table} - before
+        assert taken <= plain
+        self._expect_few(had, taken, count, channels)
+        free = self.free_of(before | taken)
         self._expect_even(Counter(int(self.colours[g]) for g in table), free, channels)
         assert not set(table) & self.used()
         self.tags += 1
         owner = Owner(self.tags, granules, tuple(channels), table)
         self.owners.append(owner)
-        assert self.coloured_pages() == before | pages
         for place, granule in enumerate(table):
             ctypes.memmove(self._address(granule), self._tag(owner, place), 16)
 
@@ -160,9 +161,9 @@ class Model:
         part = -(-len(before) // len(channels))
         has = Counter(int(self.colours[g]) for g in before)
         stay = sum(min(has[c], part) for c in channels)
-        pages = self.pages_for(len(before) - stay, channels)
+        room = self.room_for(len(before) - stay, channels)
         done = self.pool.recolour(owner.granules, channels)
-        assert done == (owner.movable and pages is not None)
+        assert done == (owner.movable and room)
         after = owner.granules.table.tolist()
         assert sum(a == b for a, b in zip(before, after, strict=True)) == (
             stay if done else len(before)

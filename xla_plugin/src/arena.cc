@@ -98,7 +98,7 @@ std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* ne
 std::unique_ptr<Block> Arena::AllocatePage() {
   auto handle = std::make_unique<Block>(shared_from_this());
   std::lock_guard lock(mutex_);
-  const HoleIndex::Place place = holes_.HighestPage(kPageBytes);
+  const HoleIndex::Place place = holes_.FindPage(kPageBytes);
   if (place.hole == nullptr) {
     ++stats_.failures;
     return nullptr;

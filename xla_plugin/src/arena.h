@@ -79,8 +79,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   // Null if no hole is large enough. The hole right behind `near`, if it is given, comes first.
   // Throws std::invalid_argument for a size that can never fit.
   std::unique_ptr<Block> Allocate(std::uint64_t size_bytes, const Block* near);
-  // A block of kPageBytes at a multiple of that, as high as there is one, or null. It has one pin,
-  // so it stays where it is.
+  // A block of kPageBytes at a multiple of that, or null. It has one pin, so it stays where it is.
   std::unique_ptr<Block> AllocatePage();
   // Copies between ranges that do not overlap, inside of what the caller holds. They are done when
   // it returns; it throws what a device that fails throws.

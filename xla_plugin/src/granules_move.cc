@@ -167,8 +167,7 @@ std::uint64_t GranulePool::Gather() {
     pages.push_back(page);
     free += map().granules_per_page() - pages_.UsedOn(page);
   }
-  // The sparsest, and of equals the lowest: pages belong at the arena's end. No more of them can go
-  // than the free granules make up.
+  // The sparsest. No more of them can go than the free granules make up.
   std::stable_sort(pages.begin(), pages.end(), [this](std::size_t one, std::size_t other) {
     return pages_.UsedOn(one) < pages_.UsedOn(other);
   });

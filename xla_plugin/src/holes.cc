@@ -94,18 +94,15 @@ Span* HoleIndex::LowestBelow(std::uint64_t size_bytes, std::uint64_t offset) con
   return lowest;
 }
 
-HoleIndex::Place HoleIndex::HighestPage(std::uint64_t page_bytes) const {
-  Place highest;
+HoleIndex::Place HoleIndex::FindPage(std::uint64_t page_bytes) const {
   int filled = NextFilled(ClassOf(Granules(page_bytes)));
   for (; filled >= 0; filled = NextFilled(filled + 1)) {
     for (Span* span = heads_[filled]; span != nullptr; span = span->next) {
-      if (span->end() < page_bytes) continue;
-      const std::uint64_t offset = (span->end() - page_bytes) / page_bytes * page_bytes;
-      if (offset < span->offset) continue;
-      if (highest.hole == nullptr || offset > highest.offset) highest = {span, offset};
+      const std::uint64_t offset = (span->offset + page_bytes - 1) / page_bytes * page_bytes;
+      if (offset + page_bytes <= span->end()) return {span, offset};
     }
   }
-  return highest;
+  return {};
 }
 
 std::uint64_t HoleIndex::LargestBytes() const {
