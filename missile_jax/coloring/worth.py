@@ -55,7 +55,7 @@ class Interference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """latencies_s: [n], of the LS requests in order. be_rate: inferences of BE a second.
+    """latencies_s: [n], of the LS requests in order. be_rate: inferences of BE a second, parts included.
 
     overlap: of LS's running time, the share for which a BE phase ran that presses on the memory by
         half or more, while LS did so too.
@@ -93,14 +93,14 @@ def simulate(
     arrivals_s: Sequence[float],
     layout: str,
 ) -> Outcome:
-    """Serves LS requests one after another, at times [n] ascending, beside BE without a pause.
+    """Serves LS requests one after another, at times [n >= 1] ascending, beside BE without a pause.
 
     be: None for LS alone, in the channels that the layout gives it.
     layout: one of `LAYOUTS`.
     """
     ls_run, be_run = _Runner(ls), None if be is None else _Runner(be)
-    now = pressed = busy = 0.0
-    served = be_done = arrived = 0
+    now = pressed = busy = be_work_s = 0.0
+    served = arrived = 0
     latencies: list[float] = []
     if be_run is not None:
         be_run.begin(0, layout != "static")
@@ -123,6 +123,7 @@ def simulate(
             ls_run.left_s -= step / slow_ls
         if be_run is not None:
             be_run.left_s -= step / slow_be
+            be_work_s += step / slow_be
         if step == next_arrival:
             # Rounding must not leave it a moment ahead, which would be waited for without end.
             now = arrivals_s[arrived]
@@ -134,11 +135,11 @@ def simulate(
                 served += 1
                 ls_run.phase = None
         elif be_run is not None:
-            be_done += be_run.last
             following = 0 if be_run.last else be_run.index + 1
             idle = ls_run.phase is None and arrived == served
             be_run.begin(following, layout == "none" or (layout == "bimodal" and idle))
-    return Outcome(tuple(latencies), be_done / now if now else 0.0, pressed / busy if busy else 0.0)
+    be_rate = be_work_s / be.alone_s / now if be is not None else 0.0
+    return Outcome(tuple(latencies), be_rate, pressed / busy)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -7,11 +7,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import numpy as np
 from jax.extend import core as jex
 
-from missile_jax.program.costs import bytes_of, operations
+from missile_jax.program.bind import bind, parameter_leaves
+from missile_jax.program.build import Builder
+from missile_jax.program.costs import EstimatedCosts, bytes_of, operations
 from missile_jax.program.plan import Plan, Segment
-from missile_jax.program.trace import Traced, shape_of
+from missile_jax.program.trace import Traced, shape_of, trace
+from missile_jax.spec import JaxDevice, Model
 
 # A parameter on its way to a product: the values stay what they are.
 _PASSES_ON = frozenset(("reshape", "transpose", "squeeze", "expand_dims", "copy", "rev"))
@@ -38,6 +43,23 @@ class Traffic:
     bytes: float
     flops: float
     tabled: tuple[TabledRead, ...]
+
+
+def model_traffic(spec: Model, device: JaxDevice, segments: int) -> tuple[Traffic, ...]:
+    """Of a model on its example, compiled for `device` in about so many segments; nothing is run.
+
+    Raises whatever tracing and compilation raise.
+    """
+    fn, params = bind(spec)
+    leaves, tree = parameter_leaves(spec.name, params)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    traced = trace(fn, jax.tree.unflatten(tree, shapes), spec.example)
+    costs = EstimatedCosts()
+    whole_ns = sum(costs.cost_ns(eqn) for eqn in traced.jaxpr.eqns)
+    builder = Builder(device, costs, max(1, whole_ns // segments), profile=False)
+    inputs = [np.asarray(leaf) for leaf in jax.tree.leaves(spec.example)]
+    plan = builder.build(traced, [*leaves, *traced.hoisted], inputs, segmented=True)
+    return traffic(traced, plan)
 
 
 def traffic(traced: Traced, plan: Plan) -> tuple[Traffic, ...]:
