@@ -34,18 +34,21 @@ std::uint32_t CheckedChannels(std::uint32_t channels) {
 
 }  // namespace
 
-ChannelMap::ChannelMap(const std::uint8_t* colours, std::size_t pages, std::size_t granules_per_page,
-                       std::uint64_t granule_bytes, std::uint32_t channels)
+ChannelMap::ChannelMap(const std::uint8_t* colours, std::size_t pages,
+                       std::size_t granules_per_page, std::uint64_t granule_bytes,
+                       std::uint32_t channels)
     : granule_bytes_(CheckedGranule(granule_bytes)),
-      granules_per_page_(static_cast<std::uint32_t>(kPageBytes / granule_bytes_)),
+      granules_log2_(__builtin_ctzll(kPageBytes / granule_bytes_)),
       channels_(CheckedChannels(channels)) {
-  if (granules_per_page != granules_per_page_) {
+  if (granules_per_page != this->granules_per_page()) {
     throw std::invalid_argument("channel map: its pages have " + std::to_string(granules_per_page) +
-                                " granules, and a page has " + std::to_string(granules_per_page_) +
-                                " of " + std::to_string(granule_bytes_) + " bytes");
+                                " granules, and a page has " +
+                                std::to_string(this->granules_per_page()) + " of " +
+                                std::to_string(granule_bytes_) + " bytes");
   }
+  const std::uint32_t granules = this->granules_per_page();
   // Tables name granules in 31 bits, those of an array of int32.
-  const std::size_t most = (std::size_t{1} << 31) / granules_per_page_;
+  const std::size_t most = (std::size_t{1} << 31) / granules;
   if (pages == 0 || pages > most) {
     throw std::invalid_argument("channel map: it has " + std::to_string(pages) +
                                 " pages, and must have 1 to " + std::to_string(most));
@@ -53,8 +56,8 @@ ChannelMap::ChannelMap(const std::uint8_t* colours, std::size_t pages, std::size
   std::unordered_map<std::string_view, const PageColours*> seen;
   colours_of_.reserve(pages);
   for (std::size_t page = 0; page < pages; ++page) {
-    const std::uint8_t* row = colours + page * granules_per_page_;
-    const std::string_view key(reinterpret_cast<const char*>(row), granules_per_page_);
+    const std::uint8_t* row = colours + page * granules;
+    const std::string_view key(reinterpret_cast<const char*>(row), granules);
     const PageColours*& colours_of_row = seen[key];
     if (colours_of_row == nullptr) {
       kinds_.push_back(Sorted(row, page));
@@ -65,12 +68,13 @@ ChannelMap::ChannelMap(const std::uint8_t* colours, std::size_t pages, std::size
 }
 
 PageColours ChannelMap::Sorted(const std::uint8_t* row, std::size_t page) const {
+  const std::uint32_t granules = granules_per_page();
   PageColours made;
-  made.channel.assign(row, row + granules_per_page_);
-  made.rank.resize(granules_per_page_);
-  made.sorted.resize(granules_per_page_);
+  made.channel.assign(row, row + granules);
+  made.rank.resize(granules);
+  made.sorted.resize(granules);
   made.first.assign(channels_ + 1, 0);
-  for (std::uint32_t granule = 0; granule < granules_per_page_; ++granule) {
+  for (std::uint32_t granule = 0; granule < granules; ++granule) {
     if (row[granule] >= channels_) {
       throw std::invalid_argument("channel map: granule " + std::to_string(granule) + " of page " +
                                   std::to_string(page) + " lies in channel " +
@@ -83,7 +87,7 @@ PageColours ChannelMap::Sorted(const std::uint8_t* row, std::size_t page) const 
     made.first[channel + 1] += made.first[channel];
   }
   std::vector<std::uint32_t> next(made.first.begin(), made.first.end() - 1);
-  for (std::uint32_t granule = 0; granule < granules_per_page_; ++granule) {
+  for (std::uint32_t granule = 0; granule < granules; ++granule) {
     const std::uint32_t rank = next[row[granule]]++;
     made.rank[granule] = static_cast<std::uint16_t>(rank);
     made.sorted[rank] = static_cast<std::uint16_t>(granule);

@@ -31,7 +31,11 @@ class ChannelMap {
 
   std::size_t pages() const { return colours_of_.size(); }
   std::uint32_t channels() const { return channels_; }
-  std::uint32_t granules_per_page() const { return granules_per_page_; }
+  std::uint32_t granules_per_page() const { return 1U << granules_log2_; }
+  std::size_t PageOf(std::uint32_t granule) const { return granule >> granules_log2_; }
+  std::uint32_t PlaceOf(std::uint32_t granule) const {
+    return granule & ((1U << granules_log2_) - 1);
+  }
   std::uint64_t granule_bytes() const { return granule_bytes_; }
   const PageColours& page(std::size_t index) const { return *colours_of_[index]; }
   // Throws std::invalid_argument unless the channels are ascending, there, and at least one.
@@ -41,7 +45,7 @@ class ChannelMap {
   PageColours Sorted(const std::uint8_t* row, std::size_t page) const;
 
   const std::uint64_t granule_bytes_;
-  const std::uint32_t granules_per_page_;
+  const int granules_log2_;  // Of a page.
   const std::uint32_t channels_;
   std::deque<PageColours> kinds_;
   std::vector<const PageColours*> colours_of_;

@@ -17,6 +17,7 @@ GranulePages::GranulePages(std::shared_ptr<const ChannelMap> map)
       free_bits_(map_->pages() * words_),
       free_on_page_(map_->pages() * map_->channels()),
       free_of_(map_->channels()),
+      used_of_(map_->channels()),
       links_((map_->pages() + 1) * map_->channels(), {End(), End()}) {}
 
 GranulePages::~GranulePages() {
@@ -32,12 +33,12 @@ std::uint64_t GranulePages::FreeIn(const Channels& channels) const {
 }
 
 std::uint32_t GranulePages::ChannelOf(std::uint32_t granule) const {
-  return map_->page(PageOf(granule)).channel[granule % map_->granules_per_page()];
+  return map_->page(PageOf(granule)).channel[map_->PlaceOf(granule)];
 }
 
 bool GranulePages::IsFree(std::uint32_t granule) const {
   const std::size_t page = PageOf(granule);
-  const std::uint32_t rank = map_->page(page).rank[granule % map_->granules_per_page()];
+  const std::uint32_t rank = map_->page(page).rank[map_->PlaceOf(granule)];
   return (free_bits_[page * words_ + rank / kBits] >> (rank % kBits) & 1U) != 0;
 }
 
@@ -130,8 +131,9 @@ void GranulePages::Share(const Channels& channels, std::uint64_t count,
   }
 }
 
-void GranulePages::DrawOne(std::uint32_t channel, std::uint64_t count) {
+void GranulePages::DrawOne(std::uint32_t channel, std::uint64_t count, std::uint32_t* drawn) {
   free_of_[channel] -= count;
+  used_of_[channel] += count;
   while (count > 0) {
     const std::size_t page = LinkOf(End(), channel).behind;
     const PageColours& colours = map_->page(page);
@@ -151,7 +153,7 @@ void GranulePages::DrawOne(std::uint32_t channel, std::uint64_t count) {
         const auto bit = static_cast<std::uint32_t>(__builtin_ctzll(among));
         among &= among - 1;
         bits[word] &= ~(std::uint64_t{1} << bit);
-        drawn_.push_back(base + colours.sorted[start + bit]);
+        *drawn++ = base + colours.sorted[start + bit];
       }
     }
     free -= taken;
@@ -166,28 +168,33 @@ void GranulePages::Draw(const Channels& channels, std::uint64_t count,
   Share(channels, count, held);
   std::size_t index = turn_ % channels.size();
   turn_ += count;
-  drawn_.clear();
+  drawn_.resize(count);
   next_.clear();
+  std::size_t filled = 0;
   for (std::size_t at = 0; at < channels.size(); ++at) {
-    next_.push_back(drawn_.size());
-    if (shares_[at] > 0) DrawOne(channels[at], shares_[at]);
+    next_.push_back(filled);
+    if (shares_[at] > 0) DrawOne(channels[at], shares_[at], &drawn_[filled]);
+    filled += shares_[at];
   }
-  drawn->reserve(drawn->size() + count);
-  for (; count > 0; index = index + 1 == channels.size() ? 0 : index + 1) {
+  const std::size_t before = drawn->size();
+  drawn->resize(before + count);
+  std::uint32_t* out = drawn->data() + before;
+  for (const std::uint32_t* end = out + count; out != end;
+       index = index + 1 == channels.size() ? 0 : index + 1) {
     if (shares_[index] == 0) continue;
-    drawn->push_back(drawn_[next_[index]++]);
+    *out++ = drawn_[next_[index]++];
     --shares_[index];
-    --count;
   }
 }
 
 bool GranulePages::Return(std::uint32_t granule) {
   const std::size_t page = PageOf(granule);
   const PageColours& colours = map_->page(page);
-  const std::uint32_t within = granule % map_->granules_per_page();
+  const std::uint32_t within = map_->PlaceOf(granule);
   const std::uint32_t rank = colours.rank[within];
   const std::uint32_t channel = colours.channel[within];
   free_bits_[page * words_ + rank / kBits] |= std::uint64_t{1} << (rank % kBits);
+  --used_of_[channel];
   const bool first = free_on_page_[page * map_->channels() + channel]++ == 0;
   if (!pages_[page].closed) {
     ++free_of_[channel];
@@ -199,6 +206,7 @@ bool GranulePages::Return(std::uint32_t granule) {
 void GranulePages::Check() const {
   std::size_t here = 0;
   std::vector<std::uint64_t> free_of(map_->channels());
+  std::vector<std::uint64_t> used_of(map_->channels());
   std::vector<std::uint64_t> lists(map_->channels());
   for (std::size_t page = 0; page < pages_.size(); ++page) {
     if (!Has(page)) continue;
@@ -213,6 +221,7 @@ void GranulePages::Check() const {
       Expect(free == free_on_page_[page * map_->channels() + channel],
              "a page's count of free granules of a channel is off");
       all_free += free;
+      used_of[channel] += colours.first[channel + 1] - colours.first[channel] - free;
       if (pages_[page].closed) continue;
       free_of[channel] += free;
       lists[channel] += free > 0 ? 1 : 0;
@@ -222,6 +231,7 @@ void GranulePages::Check() const {
     Expect(pages_[page].block->offset() == page * kPageBytes, "a coloured page has moved");
   }
   Expect(here == count_, "the count of coloured pages is off");
+  Expect(used_of == used_of_, "the count of used granules of a channel is off");
   for (std::uint32_t channel = 0; channel < map_->channels(); ++channel) {
     Expect(free_of[channel] == free_of_[channel], "the count of free granules is off");
     std::uint32_t before = End();

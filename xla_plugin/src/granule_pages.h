@@ -24,7 +24,8 @@ class GranulePages {
   std::uint64_t FreeIn(const Channels& channels) const;
   std::uint64_t free_of(std::uint32_t channel) const { return free_of_[channel]; }
   std::uint32_t ChannelOf(std::uint32_t granule) const;
-  std::size_t PageOf(std::uint32_t granule) const { return granule / map_->granules_per_page(); }
+  std::uint64_t used_of(std::uint32_t channel) const { return used_of_[channel]; }
+  std::size_t PageOf(std::uint32_t granule) const { return map_->PageOf(granule); }
   // Granules in use on a page, and whether it is here.
   std::uint32_t UsedOn(std::size_t page) const { return pages_[page].used; }
   bool Has(std::size_t page) const { return pages_[page].block != nullptr; }
@@ -72,8 +73,7 @@ class GranulePages {
   void TakeOut(std::size_t page, std::uint32_t channel);
   // Sets `shares_`: how many of each channel make the counts as even as they can be.
   void Share(const Channels& channels, std::uint64_t count, const std::vector<std::uint64_t>& held);
-  // Appends to `drawn_`.
-  void DrawOne(std::uint32_t channel, std::uint64_t count);
+  void DrawOne(std::uint32_t channel, std::uint64_t count, std::uint32_t* drawn);
 
   const std::shared_ptr<const ChannelMap> map_;
   const std::size_t words_;
@@ -82,6 +82,7 @@ class GranulePages {
   std::vector<std::uint64_t> free_bits_;     // [pages, words], by rank
   std::vector<std::uint32_t> free_on_page_;  // [pages, channels]
   std::vector<std::uint64_t> free_of_;       // [channels], of open pages
+  std::vector<std::uint64_t> used_of_;       // [channels], of all pages
   std::vector<Link> links_;                  // [pages + 1, channels]
   // The channel whose turn it is to have one more than the others.
   std::uint64_t turn_ = 0;

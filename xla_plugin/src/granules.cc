@@ -14,7 +14,6 @@ GranulePool::GranulePool(std::shared_ptr<Arena> arena, std::shared_ptr<const Cha
                                 std::to_string(pages_.map().pages()) + " pages, and the arena " +
                                 std::to_string(whole) + " whole ones");
   }
-  stats_.used.resize(pages_.map().channels());
 }
 
 GranulePool::~GranulePool() {
@@ -46,7 +45,6 @@ std::unique_ptr<Granules> GranulePool::Allocate(std::uint64_t size_bytes,
     ++stats_.failures;
     return nullptr;
   }
-  for (const std::uint32_t granule : record->table) ++stats_.used[pages_.ChannelOf(granule)];
   record->behind = first_;
   if (first_ != nullptr) first_->before = record.get();
   first_ = handle->record_ = record.release();
@@ -89,10 +87,7 @@ void GranulePool::GiveBackIfEmpty(std::size_t page) {
 
 void GranulePool::FreeIfUnused(GranuleRecord* record) {
   if (record->state != BlockState::kWaiting || record->pins > 0 || record->moving) return;
-  for (const std::uint32_t granule : record->table) {
-    --stats_.used[pages_.ChannelOf(granule)];
-    Return(granule);
-  }
+  for (const std::uint32_t granule : record->table) Return(granule);
   record->table.clear();
   record->state = BlockState::kFree;
   stats_.requested_bytes -= record->size_bytes;
@@ -128,6 +123,7 @@ GranuleStats GranulePool::Stats() const {
   GranuleStats stats = stats_;
   stats.pages = pages_.count();
   for (std::uint32_t channel = 0; channel < map().channels(); ++channel) {
+    stats.used.push_back(pages_.used_of(channel));
     stats.free.push_back(pages_.free_of(channel));
   }
   return stats;
@@ -137,7 +133,6 @@ void GranulePool::Check() const {
   std::lock_guard lock(mutex_);
   pages_.Check();
   GranuleStats seen;
-  seen.used.resize(map().channels());
   std::vector<bool> taken(map().pages() * map().granules_per_page());
   const GranuleRecord* before = nullptr;
   std::uint64_t used = 0;
@@ -159,7 +154,6 @@ void GranulePool::Check() const {
       const std::uint32_t channel = pages_.ChannelOf(granule);
       Expect(allowed[channel], "a granule lies in a channel that its owner must not use");
       taken[granule] = true;
-      ++seen.used[channel];
       ++used;
     }
     seen.live += live ? 1 : 0;
@@ -175,7 +169,6 @@ void GranulePool::Check() const {
     Expect(pages_.UsedOn(page) > 0, "an empty page was not given back");
   }
   Expect(used_on_pages == used + carried_, "a granule was lost");
-  Expect(seen.used == stats_.used, "the count of granules of a channel is off");
   Expect(seen.live == stats_.live && seen.waiting == stats_.waiting, "a count of owners is off");
   Expect(seen.pins == stats_.pins, "the count of pins is off");
   Expect(seen.requested_bytes == stats_.requested_bytes, "the count of requested bytes is off");

@@ -71,7 +71,8 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
   // what a device that fails throws; nothing is changed then either.
   bool Recolour(const Granules& granules, const Channels& channels);
   // Empties pages by moving their granules into others, each within its owner's channels, as long
-  // as one page fewer will do. Returns how many pages went back to the arena.
+  // as one page fewer will do. An owner that has other channels makes way for those that have not,
+  // even if its own are less even then. Returns how many pages went back to the arena.
   std::uint64_t Gather();
   GranuleStats Stats() const;
   // Throws std::runtime_error if what the pool knows contradicts itself, the map or the arena.
@@ -105,6 +106,10 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
   // What has to move for the table to lie in `channels`, evenly; `held` is what stays, by channel.
   std::vector<std::size_t> Misplaced(const GranuleRecord* record, const Channels& channels,
                                      std::vector<std::uint64_t>* held) const;
+  // Moves from channels that are short of free granules to those that have more than the average,
+  // if more pages can be emptied then.
+  std::vector<Move> PlanLevelling();
+  std::uint64_t EmptyPages(Lock& lock);
   // What an owner has on one page, by places in its table.
   struct Lodger {
     GranuleRecord* record;

@@ -158,8 +158,55 @@ bool GranulePool::Rehouse(const std::vector<Lodger>& lodgers, MoveOf* moves) {
   return enough;
 }
 
+std::vector<GranulePool::Move> GranulePool::PlanLevelling() {
+  const std::uint32_t channels = map().channels();
+  std::uint64_t free = 0;
+  std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
+  for (std::uint32_t channel = 0; channel < channels; ++channel) {
+    free += pages_.free_of(channel);
+    least = std::min(least, pages_.free_of(channel));
+  }
+  // As many pages can be emptied as the scarcest channel has free granules for.
+  const std::uint64_t level = free / channels;
+  const std::uint64_t of_page = std::max(map().granules_per_page() / channels, 1U);
+  std::vector<Move> moves;
+  if (level / of_page <= least / of_page) return moves;
+  std::vector<std::uint64_t> short_of(channels);
+  for (std::uint32_t channel = 0; channel < channels; ++channel) {
+    short_of[channel] = level - std::min(level, pages_.free_of(channel));
+  }
+  for (GranuleRecord* record = first_; record != nullptr; record = record->behind) {
+    if (!Movable(record)) continue;
+    Channels ample;
+    std::uint64_t spare = 0;
+    for (const std::uint8_t channel : record->channels) {
+      if (pages_.free_of(channel) <= level) continue;
+      ample.push_back(channel);
+      spare += pages_.free_of(channel) - level;
+    }
+    Move move{record, {}, {}};
+    for (std::size_t place = 0; place < record->table.size() && spare > 0; ++place) {
+      std::uint64_t& missing = short_of[pages_.ChannelOf(record->table[place])];
+      if (missing == 0) continue;
+      --missing;
+      --spare;
+      move.places.push_back(place);
+    }
+    if (move.places.empty()) continue;
+    pages_.Draw(ample, move.places.size(), {}, &move.to);
+    moves.push_back(std::move(move));
+  }
+  return moves;
+}
+
 std::uint64_t GranulePool::Gather() {
   Lock lock(mutex_);
+  std::vector<Move> levelling = PlanLevelling();
+  if (!levelling.empty()) Carry(lock, &levelling);
+  return EmptyPages(lock);
+}
+
+std::uint64_t GranulePool::EmptyPages(Lock& lock) {
   std::vector<std::size_t> pages;
   std::uint64_t free = 0;
   for (std::size_t page = 0; page < map().pages(); ++page) {
@@ -236,8 +283,6 @@ void GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
       std::uint32_t left = move.to[index];
       if (failure == nullptr) {
         std::swap(left, record->table[move.places[index]]);
-        --stats_.used[pages_.ChannelOf(left)];
-        ++stats_.used[pages_.ChannelOf(record->table[move.places[index]])];
       }
       Return(left);
     }
