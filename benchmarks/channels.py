@@ -12,7 +12,7 @@ activations were, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
@@ -41,15 +41,20 @@ BEST_EFFORT = (("resnet50", 4), ("resnet152", 4), ("minilm", 8))
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One thing changed. coloured: a share instead of what the models have."""
+    """One thing changed.
+
+    coloured: a share instead of what the models have. any_product: parameters of products that are
+    bound by compute are coloured, too.
+    """
 
     what: str
     load: Load
-    reached: Efficiency = Efficiency()
-    setting: Setting = Setting()
+    reached: Efficiency = field(default_factory=Efficiency)
+    setting: Setting = field(default_factory=Setting)
     best_effort_share: float = 1 / 3
     latency_alone: bool = True
     coloured: float | None = None
+    any_product: bool = False
 
     def plan(self, gpu: Gpu) -> ChannelPlan:
         return ChannelPlan.by_class(
@@ -112,7 +117,7 @@ def _worths(
     """Of each pair of models, in each layout."""
 
     def stream(name: str, traffic: tuple[Traffic, ...]) -> Stream:
-        made = stream_of(name, traffic, gpu, variant.reached)
+        made = stream_of(name, traffic, gpu, variant.reached, any_product=variant.any_product)
         return made if variant.coloured is None else with_share(made, variant.coloured)
 
     for ls_name, ls_traffic in ls.items():
@@ -140,7 +145,9 @@ def _sensitivity(report: Report, ls: Models, be: Models, base: Variant) -> None:
     load, setting, reached = base.load, base.setting, base.reached
     variants = [
         base,
-        *(replace(base, what=f"coloured share {c}", coloured=c) for c in (0.25, 0.5, 0.75, 0.9, 1.0)),
+        replace(base, what="parameters of any product", any_product=True),
+        *(replace(base, what=f"coloured share {c}", coloured=c)
+          for c in (0.25, 0.5, 0.75, 0.9, 1.0)),
         *(replace(base, what=f"LS busy {b}", load=replace(load, busy=b)) for b in (0.1, 0.6)),
         *(replace(base, what=f"BE on {s:.2f} of the channels", best_effort_share=s)
           for s in (1 / 6, 1 / 2)),

@@ -19,19 +19,29 @@ class Efficiency:
 
 
 def stream_of(
-    name: str, traffic: Sequence[Traffic], gpu: Gpu, reached: Efficiency = Efficiency()
+    name: str,
+    traffic: Sequence[Traffic],
+    gpu: Gpu,
+    reached: Efficiency = Efficiency(),
+    *,
+    any_product: bool = False,
 ) -> Stream:
-    """One inference on `gpu`. Coloured are reads of parameters by memory-bound products alone:
-    activations and temporaries are the compiler's, and convolutions with a window are its
-    libraries'."""
-    return Stream(name, tuple(_phase(one, gpu, reached) for one in traffic if one.bytes))
+    """One inference on `gpu`. Coloured are reads of parameters by memory-bound products alone, or
+    with `any_product` by all: activations and temporaries are the compiler's, and convolutions with
+    a window are its libraries'."""
+    phases = (_phase(one, gpu, reached, any_product) for one in traffic if one.bytes)
+    return Stream(name, tuple(phases))
 
 
-def _phase(traffic: Traffic, gpu: Gpu, reached: Efficiency) -> Phase:
+def _phase(traffic: Traffic, gpu: Gpu, reached: Efficiency, any_product: bool) -> Phase:
     memory_s = traffic.bytes / (reached.memory * gpu.bytes_per_s)
     compute_s = traffic.flops / (reached.compute * gpu.flops_per_s)
     alone_s = max(memory_s, compute_s)
-    coloured = sum(r.bytes for r in traffic.tabled if _memory_bound(r.flops_per_byte, gpu, reached))
+    coloured = sum(
+        read.bytes
+        for read in traffic.tabled
+        if any_product or _memory_bound(read.flops_per_byte, gpu, reached)
+    )
     return Phase(alone_s, memory_s / alone_s, coloured / traffic.bytes)
 
 

@@ -57,8 +57,8 @@ class Interference(Protocol):
 class Outcome:
     """latencies_s: [n], of the LS requests in order. be_rate: inferences of BE a second, parts included.
 
-    overlap: of LS's running time, the share for which a BE phase ran that presses on the memory by
-        half or more, while LS did so too.
+    overlap: of LS's running time, the share in which LS and BE both pressed on the memory by half or
+        more.
     """
 
     latencies_s: tuple[float, ...]
@@ -93,8 +93,9 @@ def simulate(
     arrivals_s: Sequence[float],
     layout: str,
 ) -> Outcome:
-    """Serves LS requests one after another, at times [n >= 1] ascending, beside BE without a pause.
+    """Serves LS requests one after another beside BE without a pause.
 
+    arrivals_s: [n], at least one, ascending.
     be: None for LS alone, in the channels that the layout gives it.
     layout: one of `LAYOUTS`.
     """

@@ -140,6 +140,7 @@ def test_a_phase_is_bound_by_bytes_or_by_operations():
     assert stream.phases[1].coloured == 0.4
     assert stream.phases[1].pressure == pytest.approx(100 / (0.5 * GPU.bytes_per_s) / 4)
     assert coloured_share([two], GPU, reached) == 0.4
+    assert stream_of("m", [two], GPU, reached, any_product=True).phases[0].coloured == 0.7
 
 
 def test_a_gpu_without_a_data_sheet_is_refused():

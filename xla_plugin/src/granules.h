@@ -120,8 +120,6 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
   Lodgers LodgersOf(const std::vector<std::size_t>& pages) const;
   // Whether a page's lodgers are all there is on it, and can move.
   bool Settled(std::size_t page, const std::vector<Lodger>& lodgers) const;
-  // What an owner will have of each channel once `move` is done, as far as it is planned.
-  std::vector<std::uint64_t> Held(const Move& move, const Channels& channels) const;
   // Adds moves of all of them to other pages; or none and false, if there are not enough granules.
   bool Rehouse(const std::vector<Lodger>& lodgers, MoveOf* moves);
   // Copies without the lock, then changes the tables. On an error they stay as they are.

@@ -94,19 +94,6 @@ bool GranulePool::Recolour(const Granules& granules, const Channels& channels) {
   return true;
 }
 
-std::vector<std::uint64_t> GranulePool::Held(const Move& move, const Channels& channels) const {
-  std::vector<std::uint64_t> held(channels.size());
-  auto count = [&](std::uint32_t granule, std::uint64_t sign) {
-    const auto channel = static_cast<std::uint8_t>(pages_.ChannelOf(granule));
-    const auto at = std::lower_bound(channels.begin(), channels.end(), channel);
-    held[static_cast<std::size_t>(at - channels.begin())] += sign;
-  };
-  for (const std::uint32_t granule : move.record->table) count(granule, 1);
-  for (const std::size_t place : move.places) count(move.record->table[place], ~std::uint64_t{0});
-  for (const std::uint32_t granule : move.to) count(granule, 1);
-  return held;
-}
-
 GranulePool::Lodgers GranulePool::LodgersOf(const std::vector<std::size_t>& pages) const {
   Lodgers lodgers;
   for (const std::size_t page : pages) lodgers[page];
@@ -133,27 +120,40 @@ bool GranulePool::Settled(std::size_t page, const std::vector<Lodger>& lodgers) 
 }
 
 bool GranulePool::Rehouse(const std::vector<Lodger>& lodgers, MoveOf* moves) {
-  std::vector<std::vector<std::uint32_t>> drawn(lodgers.size());
+  std::vector<Move> planned;
+  // In the same channel as far as there is room; then the rest, so that nobody takes of a channel
+  // what another has no choice but to take.
+  std::vector<std::vector<std::size_t>> rest;
+  for (const auto& [record, places] : lodgers) {
+    planned.push_back({record, {}, {}});
+    rest.emplace_back();
+    for (const std::size_t place : places) {
+      const auto channel = static_cast<std::uint8_t>(pages_.ChannelOf(record->table[place]));
+      if (pages_.free_of(channel) == 0) {
+        rest.back().push_back(place);
+        continue;
+      }
+      pages_.Draw({channel}, 1, {}, &planned.back().to);
+      planned.back().places.push_back(place);
+    }
+  }
   bool enough = true;
   for (std::size_t index = 0; enough && index < lodgers.size(); ++index) {
-    const auto& [record, places] = lodgers[index];
-    enough = pages_.FreeIn(record->channels) >= places.size();
-    if (!enough) break;
-    const auto found = moves->find(record);
-    const Move none{record, {}, {}};
-    Move all = found == moves->end() ? none : found->second;
-    all.places.insert(all.places.end(), places.begin(), places.end());
-    pages_.Draw(record->channels, places.size(), Held(all, record->channels), &drawn[index]);
+    const std::vector<std::size_t>& places = rest[index];
+    Move& move = planned[index];
+    enough = pages_.FreeIn(move.record->channels) >= places.size();
+    if (!enough || places.empty()) continue;
+    pages_.Draw(move.record->channels, places.size(), {}, &move.to);
+    move.places.insert(move.places.end(), places.begin(), places.end());
   }
-  for (std::size_t index = 0; index < lodgers.size(); ++index) {
+  for (const Move& move : planned) {
     if (!enough) {
-      for (const std::uint32_t granule : drawn[index]) Return(granule);
+      for (const std::uint32_t granule : move.to) Return(granule);
       continue;
     }
-    const auto& [record, places] = lodgers[index];
-    Move& move = moves->try_emplace(record, Move{record, {}, {}}).first->second;
-    move.places.insert(move.places.end(), places.begin(), places.end());
-    move.to.insert(move.to.end(), drawn[index].begin(), drawn[index].end());
+    Move& all = moves->try_emplace(move.record, Move{move.record, {}, {}}).first->second;
+    all.places.insert(all.places.end(), move.places.begin(), move.places.end());
+    all.to.insert(all.to.end(), move.to.begin(), move.to.end());
   }
   return enough;
 }
