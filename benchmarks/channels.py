@@ -163,8 +163,8 @@ def _sensitivity(report: Report, ls: Models, be: Models, base: Variant) -> None:
         for variant in variants:
             interference = SimulatedInterference(gpu, variant.plan(gpu), variant.setting)
             worths = list(_worths(gpu, ls, be, variant, interference))
-            report.rows.append(
-                {"what": variant.what, "gpu": name, "simulated": True}
-                | {f"{figure}.{layout}": _mean(worths, layout, figure)
-                   for layout in ("static", "bimodal") for figure in ("p99_change", "be_rate_change")}
-            )  # fmt: skip
+            row: dict[str, Any] = {"what": variant.what, "gpu": name, "simulated": True}
+            for layout in ("static", "bimodal"):
+                for figure in ("p99_change", "be_rate_change"):
+                    row[f"{figure}.{layout}"] = _mean(worths, layout, figure)
+            report.rows.append(row)

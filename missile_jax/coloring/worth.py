@@ -55,10 +55,10 @@ class Interference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """latencies_s: [n], of the LS requests in order. be_rate: inferences of BE a second, parts included.
+    """latencies_s: [n], of the LS requests in order.
 
-    overlap: of LS's running time, the share in which LS and BE both pressed on the memory by half or
-        more.
+    be_rate: inferences of BE a second, parts included.
+    overlap: of LS's running time, the share in which both pressed on the memory by half or more.
     """
 
     latencies_s: tuple[float, ...]
