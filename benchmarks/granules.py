@@ -22,9 +22,10 @@ import numpy as np
 import missile_jax.models as zoo
 from benchmarks.report import Report
 from missile_jax._native import Arena, Block
+from missile_jax.coloring.maps import PAGE_BYTES
 from missile_jax.coloring.plan import ChannelPlan
 from missile_jax.errors import DeviceMemoryError
-from missile_jax.memory.coloured import PAGE_BYTES, ColouredMemory, Tensor
+from missile_jax.memory.coloured import ColouredMemory, Tensor
 from missile_jax.spec import Priority
 
 GRANULE_BYTES = 1 << 10

@@ -199,6 +199,8 @@ def _recover(data: Json) -> str:
         f"{rates[0]} million accesses from the L2, or {rates[1]} million from DRAM."
     )
     return _table(head, rows) + "\n" + most
+
+
 def _channels(data: Json) -> str:
     s = data["summary"]
     head = ["GPU (simulated)", "LS p99, static", "BE rate", "LS p99, bimodal", "BE rate"]

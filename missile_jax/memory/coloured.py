@@ -8,17 +8,23 @@ counts as astray, and the next `settle` tries again.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from missile_jax._native import Arena, GranulePool, Granules
+from missile_jax.coloring.maps import PAGE_BYTES, ChannelMap
 from missile_jax.coloring.plan import ChannelPlan, least_pages
 from missile_jax.errors import ConfigError, DeviceMemoryError
 from missile_jax.spec import Priority
 
-PAGE_BYTES = 2 << 20
+
+def colour_table(channel_map: ChannelMap, states: Sequence[int]) -> np.ndarray:
+    """[pages, granules of a page] uint8, for pages in these states."""
+    colours = {state: channel_map.colours(state) for state in set(states)}
+    return np.stack([colours[state] for state in states])
 
 
 @dataclass(slots=True, eq=False)

@@ -6,8 +6,10 @@ from granule_maps import KIB, PAGE, colours_of, random_colours, read, written
 
 from missile_jax._native import Arena
 from missile_jax.coloring.plan import ChannelPlan
+from missile_jax.coloring.published import published
+from missile_jax.coloring.random_maps import random_permuted_map
 from missile_jax.errors import ConfigError, DeviceMemoryError
-from missile_jax.memory.coloured import ColouredMemory, Tensor
+from missile_jax.memory.coloured import ColouredMemory, Tensor, colour_table
 from missile_jax.spec import Priority
 
 LS, BE = Priority.LATENCY, Priority.BEST_EFFORT
@@ -118,6 +120,26 @@ def test_stats_tell_what_is_wasted(memory):
     assert memory.stats()["pages"] == stats["pages"]
     memory.remove(tensor)
     assert memory.stats()["needed_pages"] == 5
+
+
+@pytest.mark.parametrize(
+    "channel_map", [published("gtx1080"), random_permuted_map(np.random.default_rng(1), 12)]
+)
+def test_real_families_of_maps_are_kept_to(channel_map):
+    rng = np.random.default_rng(0)
+    states = rng.integers(0, channel_map.states, PAGES).tolist()
+    table = colour_table(channel_map, states)
+    plan = ChannelPlan.by_class(channel_map.channels, latency_alone=True)
+    memory = ColouredMemory(
+        Arena(PAGES * PAGE, prefault=False), table, channel_map.granule_bytes, plan
+    )
+    tensors = [memory.place("t", priority, PAGE) for priority in (LS, BE, LS)]
+    for tensor in tensors:
+        granules = tensor.granules.table
+        pages, places = np.divmod(granules, PAGE // channel_map.granule_bytes)
+        found = {int(channel_map.colours(states[p])[g]) for p, g in zip(pages, places, strict=True)}
+        assert found == set(plan.of("t", tensor.priority))
+    memory.pool.check()
 
 
 def test_a_plan_of_other_channels_is_refused(arena, memory, colours):

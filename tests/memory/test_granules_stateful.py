@@ -1,5 +1,7 @@
 """Any order of calls on a pool of granules and its arena, beside a model of both."""
 
+import os
+
 from granule_maps import KIB, PAGE
 from granule_model import Model, Owner
 from hypothesis import settings
@@ -61,4 +63,6 @@ class Pools(RuleBasedStateMachine):
 
 
 TestPools = Pools.TestCase
-TestPools.settings = settings(max_examples=160, stateful_step_count=60, deadline=None)
+# 60 calls each: 10,000 here, ten times as many where `make soak` asks for them.
+EXAMPLES = int(os.environ.get("GRANULE_EXAMPLES", "160"))
+TestPools.settings = settings(max_examples=EXAMPLES, stateful_step_count=60, deadline=None)
