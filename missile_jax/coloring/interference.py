@@ -1,10 +1,8 @@
-"""How two classes slow each other down in a memory: simulated accesses, on a grid.
-
-Axes of the grid: pressure of LS, pressure of BE, coloured share of LS, coloured share of BE.
-"""
+"""How two classes slow each other down in a memory: simulated accesses, at points of a grid."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -17,10 +15,10 @@ from missile_jax.coloring.gpus import Gpu
 from missile_jax.coloring.plan import ChannelPlan
 from missile_jax.coloring.worth import Phase
 
-# Where accesses are simulated; between, what is looked for is interpolated. Nobody is slowed down
-# at a pressure of 0.
-PRESSURES = (1 / 3, 2 / 3, 1.0)
-SHARES = (0.0, 0.5, 1.0)
+# Where accesses are simulated; between, what is looked for is interpolated. Coloured shares lie
+# close together where little is coloured: there the first granules matter most.
+PRESSURES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _ACCESS_BYTES, _GRANULE_BYTES, _ROW_BYTES = 64, 1024, 2048
 _WIDTH = _GRANULE_BYTES // _ACCESS_BYTES
 # An access moves half a line; two slices a channel are faster than any of the buses.
@@ -54,29 +52,14 @@ class SimulatedInterference:
     """
 
     def __init__(self, gpu: Gpu, plan: ChannelPlan, setting: Setting = Setting()) -> None:
-        bench = _Bench(gpu, setting)
+        self._bench = _Bench(gpu, setting)
+        self._classes = (
+            (tuple(plan.latency), 1.0),
+            (tuple(plan.best_effort), setting.best_effort_in_flight),
+        )
         self._known: dict[tuple[Phase | None, Phase | None], tuple[float, float]] = {}
-        levels = range(len(PRESSURES) + 1), range(len(SHARES))
-        # [pressure, pressure, share, share, (LS, BE)]
-        self._both = np.ones((4, 4, 3, 3, 2))
-        self._alone = np.ones((4, 3, 2))
-        classes = ((plan.latency, 1.0, 0), (plan.best_effort, setting.best_effort_in_flight, 1))
-        made = {
-            (who, p, c): bench.stream(PRESSURES[p - 1], SHARES[c], channels, in_flight, who)
-            for channels, in_flight, who in classes
-            for p, c in itertools.product(levels[0], levels[1])
-            if p
-        }
-        alone = {key: bench.rates(one)[0] for key, one in made.items()}
-        for (who, p, c), rate in alone.items():
-            self._alone[p, c, who] = alone[who, p, 0] / rate
-        for p, q, c, d in itertools.product(levels[0], levels[0], levels[1], levels[1]):
-            if p and q:
-                rates = bench.rates(made[0, p, c], made[1, q, d])
-                reference = alone[0, p, 0], alone[1, q, 0]
-                self._both[p, q, c, d] = np.divide(reference, rates)
-            else:
-                self._both[p, q, c, d] = self._alone[p, c, 0], self._alone[q, d, 1]
+        self._corners: dict[tuple[float, float, float, float], tuple[float, float]] = {}
+        self._alone: dict[tuple[int, float], float] = {}
 
     def slowdown(self, ls: Phase | None, be: Phase | None) -> tuple[float, float]:
         found = self._known.get((ls, be))
@@ -87,20 +70,50 @@ class SimulatedInterference:
     def _interpolated(self, ls: Phase | None, be: Phase | None) -> tuple[float, float]:
         idle = Phase(0.0, 0.0, 0.0)
         one, other = ls or idle, be or idle
-        axes = [(0.0, *PRESSURES)] * 2 + [SHARES] * 2
-        at = (one.pressure, other.pressure, one.coloured, other.coloured)
-        table = self._both
-        for axis, value in zip(axes, at, strict=True):
-            table = _along(table, axis, value)
-        # Nothing runs faster because of a neighbour: less than 1 is the grid's own noise.
-        return max(1.0, float(table[0])), max(1.0, float(table[1]))
+        sides = (
+            _between(PRESSURES, one.pressure),
+            _between(PRESSURES, other.pressure),
+            _between(SHARES, one.coloured),
+            _between(SHARES, other.coloured),
+        )
+        slower = np.zeros(2)
+        for corner in itertools.product(*sides):
+            (p, p_part), (q, q_part), (c, c_part), (d, d_part) = corner
+            slower += p_part * q_part * c_part * d_part * np.array(self._corner(p, q, c, d))
+        # Nothing runs faster because of a neighbour: less than 1 is the simulation's own noise.
+        return max(1.0, float(slower[0])), max(1.0, float(slower[1]))
+
+    def _corner(self, p: float, q: float, c: float, d: float) -> tuple[float, float]:
+        """(LS, BE) at pressures p and q with shares c and d. Who does not press is not slowed."""
+        at = (p, q, c if p else 0.0, d if q else 0.0)
+        if at not in self._corners:
+            self._corners[at] = self._simulated(*at)
+        return self._corners[at]
+
+    def _simulated(self, p: float, q: float, c: float, d: float) -> tuple[float, float]:
+        asked = [(who, *of) for who, of in enumerate([(p, c), (q, d)]) if of[0]]
+        rates = self._bench.rates(*(self._stream(*one) for one in asked)) if asked else []
+        slower = [1.0, 1.0]
+        for (who, pressure, _), rate in zip(asked, rates, strict=True):
+            slower[who] = self._rate_alone(who, pressure) / rate
+        return slower[0], slower[1]
+
+    def _rate_alone(self, who: int, pressure: float) -> float:
+        if (who, pressure) not in self._alone:
+            (rate,) = self._bench.rates(self._stream(who, pressure, 0.0))
+            self._alone[who, pressure] = rate
+        return self._alone[who, pressure]
+
+    def _stream(self, who: int, pressure: float, share: float) -> AccessStream:
+        channels, in_flight = self._classes[who]
+        return self._bench.stream(pressure, share, channels, in_flight, who)
 
 
-def _along(table: np.ndarray, axis: Sequence[float], value: float) -> np.ndarray:
-    """`table` [n, ...] at `value` of its first axis."""
-    k = min(max(int(np.searchsorted(axis, value, side="right")) - 1, 0), len(axis) - 2)
+def _between(axis: Sequence[float], value: float) -> list[tuple[float, float]]:
+    """The axis's points around a value, each with its weight; those without weight are left out."""
+    k = min(bisect.bisect_right(axis, value), len(axis) - 1) - 1
     part = min(max((value - axis[k]) / (axis[k + 1] - axis[k]), 0.0), 1.0)
-    return (1 - part) * table[k] + part * table[k + 1]
+    return [(at, w) for at, w in ((axis[k], 1 - part), (axis[k + 1], part)) if w]
 
 
 class _Bench:

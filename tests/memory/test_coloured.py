@@ -123,7 +123,8 @@ def test_stats_tell_what_is_wasted(memory):
 
 
 @pytest.mark.parametrize(
-    "channel_map", [published("gtx1080"), random_permuted_map(np.random.default_rng(1), 12)]
+    "channel_map",
+    [published("gtx1080").channels, random_permuted_map(np.random.default_rng(1), 12)],
 )
 def test_real_families_of_maps_are_kept_to(channel_map):
     rng = np.random.default_rng(0)

@@ -104,6 +104,17 @@ def test_blocks_and_granules_share_the_arena(arena, pool):
     assert pool.allocate(GRANULE) is not None
 
 
+def test_a_page_is_taken_from_a_small_hole(arena, pool):
+    first, second, rest = (arena.allocate(size) for size in (PAGE + PAGE // 2, PAGE // 2, PAGE))
+    assert first is not None
+    first.release()
+    # A hole of a page and a half, and a large one behind the others.
+    assert set(take(pool, 1).table // PER_PAGE) == {0}
+    assert second is not None
+    assert rest is not None
+    assert arena.stats()["largest_free_bytes"] == (PAGES - 3) * PAGE
+
+
 def test_room_is_made_for_several_pages(arena, pool):
     blocks = [arena.allocate(PAGE // 2) for _ in range(2 * PAGES)]
     for k, block in enumerate(blocks):
