@@ -170,7 +170,11 @@ def granules(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     from benchmarks import granules as bench
 
     report = bench.run(quick, seed)
-    report.print("granules", ["what", "n", "p50_us", "p99_us", "p999_us", "max_us"], where="p99_us")
+    report.print(
+        "granules",
+        ["what", "n", "p50_us", "p99_us", "p999_us", "cpu_p50_us", "cpu_p99_us"],
+        where="p99_us",
+    )
     report.print("granules, how full", ["case", "tensors", "utilisation", "waste", "waste_p99"],
                  where="waste")  # fmt: skip
     _print_summary(report.summary)

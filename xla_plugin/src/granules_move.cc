@@ -159,7 +159,7 @@ bool GranulePool::Rehouse(const std::vector<Lodger>& lodgers, MoveOf* moves) {
 }
 
 std::vector<GranulePool::Move> GranulePool::PlanLevelling() {
-  const std::uint32_t channels = map().channels();
+  const std::uint32_t channels = std::max(map().channels(), 1U);
   std::uint64_t free = 0;
   std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
   for (std::uint32_t channel = 0; channel < channels; ++channel) {
