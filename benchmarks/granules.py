@@ -3,12 +3,12 @@
 Tensors of the zoo's sizes come and go in a seeded random order, some of LS and some of BE, in an
 arena that blocks without colours share. *Waste* is the share of the coloured pages that could be
 done without: the others would hold all that is there, each in its owner's channels. What a plan
-leaves free within a page is the plan's own choice, and no waste. Maps are random: groups of as many
-granules as there are channels, each in an order of its own.
+leaves free within a page is the plan's own choice, and no waste. Maps are random legal ones, XOR
+for powers of two and permuted for others, with granules of 1 KiB and pages in random states.
 
 Times are those of the Python call, on this machine's memory: by the clock, and of the thread's own
-CPU time, which a busy machine does not stretch. *Planning* gives 10,000 tensors their
-channels and granules, and then again under another plan, without room for a byte to be wasted on.
+CPU time. *Planning* gives 10,000 tensors their channels and granules, and then moves them to those
+of another plan.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from benchmarks.report import Report
 from missile_jax._native import Arena, Block
 from missile_jax.coloring.maps import PAGE_BYTES
 from missile_jax.coloring.plan import ChannelPlan
+from missile_jax.coloring.random_maps import random_permuted_map, random_xor_map
 from missile_jax.errors import DeviceMemoryError
-from missile_jax.memory.coloured import ColouredMemory, Tensor
+from missile_jax.memory.coloured import ColouredMemory, Tensor, colour_table
 from missile_jax.spec import Priority
 
-GRANULE_BYTES = 1 << 10
 CHANNELS = (12, 32, 80)
 PAGES = 256
 PLANNED = 10_000
@@ -84,13 +84,11 @@ def _sizes() -> np.ndarray:
 def _memory(
     pages: int, plan: ChannelPlan, rng: np.random.Generator
 ) -> tuple[Arena, ColouredMemory]:
-    granules = PAGE_BYTES // GRANULE_BYTES
-    groups = rng.permuted(np.tile(np.arange(plan.channels, dtype=np.uint8), (4096, 1)), axis=1)
-    row = groups.reshape(-1)
-    starts = rng.integers(0, len(row) - granules, pages) // plan.channels * plan.channels
-    colours = np.stack([row[start : start + granules] for start in starts])
+    power = plan.channels & (plan.channels - 1) == 0
+    made = (random_xor_map if power else random_permuted_map)(rng, plan.channels)
+    states = rng.integers(0, made.states, pages).tolist()
     arena = Arena(pages * PAGE_BYTES, prefault=False)
-    return arena, ColouredMemory(arena, colours, GRANULE_BYTES, plan)
+    return arena, ColouredMemory(arena, colour_table(made, states), made.granule_bytes, plan)
 
 
 def _calls(channels: int, turns: int, rng: np.random.Generator) -> dict[str, list[tuple[int, int]]]:
