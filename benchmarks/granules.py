@@ -47,7 +47,9 @@ def run(quick: bool, seed: int) -> Report:
             "LS on all": ChannelPlan.by_class(channels),
         }
         calls = _calls(channels, 3_000 if quick else 30_000, rng)
-        rows = [{"what": f"{what}, {channels} channels"} | _times(n) for what, n in calls.items()]
+        rows: list[dict[str, Any]] = [
+            {"what": f"{what}, {channels} channels"} | _times(n) for what, n in calls.items()
+        ]
         report.rows += rows
         allocate += [row for row in rows if row["what"].startswith("allocate")]
         for name, plan in plans.items():
@@ -68,7 +70,7 @@ def run(quick: bool, seed: int) -> Report:
     return report
 
 
-def _times(taken_ns: Sequence[tuple[int, int]]) -> dict[str, float]:
+def _times(taken_ns: Sequence[tuple[int, int]]) -> dict[str, Any]:
     wall, cpu = np.array(taken_ns).T / 1e3
     p50, p99, p999 = np.percentile(wall, (50, 99, 99.9))
     return {"n": len(wall), "p50_us": p50, "p99_us": p99, "p999_us": p999, "max_us": wall.max(),
