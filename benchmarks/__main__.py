@@ -140,6 +140,49 @@ def alloc(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
 
 
 @app.command()
+def channels(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """What a plan of VRAM channels is worth, on GPUs that are simulated from data sheets."""
+    from benchmarks import channels as bench
+    from benchmarks.plots import plot_channels
+
+    report = bench.run(quick, seed, console)
+    report.print(
+        "channels",
+        ["case", "ls", "be", "layout", "p50_ms", "p99_ms", "p99_change", "be_rate_per_s",
+         "be_rate_change", "overlap"],
+        where="layout",
+    )  # fmt: skip
+    report.print(
+        "channels, if one thing is otherwise",
+        ["what", "gpu", "p99_change.static", "be_rate_change.static", "p99_change.bimodal",
+         "be_rate_change.bimodal"],
+        where="what",
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+        plot_channels(json)
+
+
+@app.command()
+def granules(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
+    """Coloured memory under tensors that come and go, and under plans that change."""
+    from benchmarks import granules as bench
+
+    report = bench.run(quick, seed)
+    report.print(
+        "granules",
+        ["what", "n", "p50_us", "p99_us", "p999_us", "cpu_p50_us", "cpu_p99_us"],
+        where="p99_us",
+    )
+    report.print("granules, how full", ["case", "tensors", "utilisation", "waste", "waste_p99"],
+                 where="waste")  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
 def link(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     """Copies over the link against bare ones and `jax.device_put`; shares; waits of LS copies."""
     from benchmarks import link as bench

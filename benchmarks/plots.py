@@ -133,6 +133,39 @@ def plot_density(path: Path) -> Path:
     return _save(figure, path.with_suffix(".png"))
 
 
+def plot_channels(path: Path) -> Path:
+    """Changes by GPU and layout, and by coloured share. Simulated, as its title says. Returns the
+    picture's path beside the JSON."""
+    data = json.loads(path.read_text())
+    summary = data["summary"]
+    gpus = [key.split(".")[1] for key in summary if key.startswith("ls_p99_change.")]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    bars = {
+        "static": ("ls_p99_change", "#1b6ca8"),
+        "bimodal": ("ls_p99_change_bimodal", "#7fb3d5"),
+        "static, all coloured": ("ls_p99_change_all_coloured", "#e6ab02"),
+        "paper, other models": ("paper_ls_p99_change", "#555555"),
+    }
+    at = np.arange(len(gpus))
+    for k, (name, (key, color)) in enumerate(bars.items()):
+        values = [100 * summary.get(f"{key}.{gpu}", np.nan) for gpu in gpus]
+        left.bar(at + (k - 1.5) * 0.2, values, width=0.18, color=color, label=name)
+    left.set(xticks=at, xticklabels=gpus, ylabel="LS p99 over no isolation, %")
+    left.axhline(0, color="black", linewidth=0.8)
+    left.legend(frameon=False, fontsize=8)
+    shares = [row for row in data["rows"] if row.get("what", "").startswith("coloured share")]
+    for gpu, color in (("P40", "#1b6ca8"), ("A2000", "#d95f02")):
+        rows = [row for row in shares if row["gpu"] == gpu]
+        x = [float(row["what"].split()[-1]) for row in rows]
+        right.plot([0, *x], [0, *(100 * row["p99_change.static"] for row in rows)], marker="o",
+                   color=color, label=gpu)  # fmt: skip
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(xlabel="coloured share of all bytes", ylabel="LS p99 over no isolation, %")
+    right.legend(frameon=False, fontsize=8)
+    figure.suptitle("simulated", fontsize=9)
+    return _save(figure, path.with_suffix(".png"))
+
+
 def plot_link(path: Path) -> Path:
     """Rates by size, and shares in any 500 chunks. Returns the picture's path beside the JSON."""
     rows = json.loads(path.read_text())["rows"]

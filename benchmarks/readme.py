@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("benchmarks/results")
-PAGES = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/plugin.md"))
+PAGES = (
+    Path("README.md"),
+    Path("docs/benchmarks.md"),
+    Path("docs/plugin.md"),
+    Path("docs/channel-plans.md"),
+)
 
 Json = dict[str, Any]
 
@@ -212,6 +217,62 @@ def _wrapper(data: Json) -> str:
     return _table(["", "bare", "median difference", "median ratio"], rows)
 
 
+def _channels(data: Json) -> str:
+    s = data["summary"]
+    head = ["GPU (simulated)", "LS p99, static", "BE rate", "LS p99, bimodal", "BE rate"]
+    head += ["LS p99, all coloured", "BE rate", "paper's LS p99"]
+    keys = ("ls_p99_change", "be_rate_change", "ls_p99_change_bimodal", "be_rate_change_bimodal")
+    keys += ("ls_p99_change_all_coloured", "be_rate_change_all_coloured", "paper_ls_p99_change")
+    gpus = [key.partition(".")[2] for key in s if key.startswith("ls_p99_change.")]
+    rows = [[gpu, *(_change(s.get(f"{key}.{gpu}")) for key in keys)] for gpu in gpus]
+    return _table(head, rows)
+
+
+def _channels_shares(data: Json) -> str:
+    rows = [row for row in data["rows"] if "coloured_byte_share" in row]
+    gpus = list(dict.fromkeys(row["gpu"] for row in rows))
+    at = {(row["model"], row["gpu"]): row for row in rows}
+    lines = [
+        [model, f"{at[model, gpus[0]]['mb']:.0f}", f"{at[model, gpus[0]]['gflop']:.1f}"]
+        + [f"{100 * at[model, gpu]['coloured_byte_share']:.1f} %" for gpu in gpus]
+        for model in dict.fromkeys(row["model"] for row in rows)
+    ]
+    return _table(["model (simulated)", "MB moved", "GFLOP", *gpus], lines)
+
+
+def _channels_sensitivity(data: Json) -> str:
+    rows = [row for row in data["rows"] if "what" in row]
+    gpus = list(dict.fromkeys(row["gpu"] for row in rows))
+    at = {(row["what"], row["gpu"]): row for row in rows}
+    head = ["changed (simulated)"]
+    for gpu in gpus:
+        head += [f"{gpu}: LS p99, static", "BE rate", "LS p99, bimodal", "BE rate"]
+    figures = [f"{f}.{layout}" for layout in ("static", "bimodal") for f in _CHANGES]
+    lines = [
+        [what, *(_change(at[what, gpu][figure]) for gpu in gpus for figure in figures)]
+        for what in dict.fromkeys(row["what"] for row in rows)
+    ]
+    return _table(head, lines)
+
+
+_CHANGES = ("p99_change", "be_rate_change")
+
+
+def _change(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:+.1f} %"
+
+
+def _granules(data: Json) -> str:
+    rows = [row for row in data["rows"] if "waste" in row]
+    lines = [
+        [row["case"], str(row["tensors"])]
+        + [f"{100 * row[key]:.1f} %" for key in ("utilisation", "waste", "waste_p99", "padding")]
+        for row in rows
+    ]
+    head = ["plan", "tensors", "utilisation", "waste, median", "p99", "padding"]
+    return _table(head, lines)
+
+
 _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
@@ -221,6 +282,11 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "swap-short": _swap_short,
     "swap-breakdown": _swap_breakdown,
     "density": _density,
+    "channels": _channels,
+    "channels-shares": _channels_shares,
+    "channels-sensitivity": _channels_sensitivity,
+    "granules": _granules,
+    "granules-figures": _figures,
     "link": _figures,
     "alloc": _figures,
     "recover": _recover,

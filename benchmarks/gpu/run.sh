@@ -58,6 +58,8 @@ MISSILE_PJRT_LIBRARY=$library XLA_PYTHON_CLIENT_PREALLOCATE=false \
 
 step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
 
+step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
+
 section done
 ls -l "$OUT"
 if ((${#failed[@]})); then

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from missile_jax.cli import bench, channels, client, models, serve, store, token
+from missile_jax.cli import bench, channel_plan, channels, client, models, serve, store, token
 from missile_jax.errors import ConfigError, MissileError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 for group in (serve, models, client, bench):
     app.add_typer(group.app)
+channels.app.add_typer(channel_plan.app)
 app.add_typer(store.app, name="store")
 app.add_typer(channels.app, name="channels")
 app.add_typer(token.app, name="token")

@@ -115,11 +115,13 @@ class MeasuredCosts:
 
 def estimate_ns(eqn: jex.JaxprEqn) -> int:
     """From bytes moved and operations done; an upper guess for loops of unknown length."""
-    size = sum(_bytes(a.aval) for a in (*eqn.invars, *eqn.outvars))
-    return int(_DISPATCH_NS + size / _BYTES_PER_NS + _operations(eqn) / _FLOPS_PER_NS)
+    size = sum(bytes_of(a.aval) for a in (*eqn.invars, *eqn.outvars))
+    return int(_DISPATCH_NS + size / _BYTES_PER_NS + operations(eqn) / _FLOPS_PER_NS)
 
 
-def _operations(eqn: jex.JaxprEqn) -> float:
+def operations(eqn: jex.JaxprEqn) -> float:
+    """Floating-point operations, those of inner programs included; a guess for what is not a
+    product."""
     out = math.prod(shape_of(eqn.outvars[0])) if eqn.outvars else 0
     if eqn.primitive.name == "dot_general":
         (contract, _), _ = eqn.params["dimension_numbers"]
@@ -128,7 +130,7 @@ def _operations(eqn: jex.JaxprEqn) -> float:
         kernel = shape_of(eqn.invars[1])
         return 2.0 * out * math.prod(kernel) / kernel[eqn.params["dimension_numbers"][1][0]]
     inner = sum(
-        _operations(e) + math.prod(shape_of(v) if (v := e.outvars[0]) else ())
+        operations(e) + math.prod(shape_of(v) if (v := e.outvars[0]) else ())
         for j in jex.jaxprs_in_params(eqn.params)
         for e in j.eqns
         if e.outvars
@@ -145,7 +147,8 @@ def unsteady(eqn: jex.JaxprEqn) -> bool:
     return any(unsteady(e) for j in jex.jaxprs_in_params(eqn.params) for e in j.eqns)
 
 
-def _bytes(aval: Any) -> int:
+def bytes_of(aval: Any) -> int:
+    """Of an abstract array; 4 an element where it has no dtype."""
     return math.prod(getattr(aval, "shape", ())) * getattr(
         getattr(aval, "dtype", None), "itemsize", 4
     )

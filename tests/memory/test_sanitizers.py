@@ -3,6 +3,7 @@
 import platform
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,11 @@ import pytest
 PLUGIN = Path(__file__).parents[2] / "xla_plugin"
 
 # A program of xla_plugin/tests, and what it needs of xla_plugin/src.
+ARENA = "arena.cc arena_check.cc arena_move.cc holes.cc region.cc view.cc view_set.cc".split()
+GRANULES = "channel_map.cc granule_pages.cc granules.cc granules_move.cc".split()
 PROGRAMS = {
-    "arena_test.cc": [
-        "arena.cc",
-        "arena_check.cc",
-        "arena_move.cc",
-        "holes.cc",
-        "region.cc",
-        "view.cc",
-        "view_set.cc",
-    ],
+    "arena_test.cc": ARENA,
+    "granules_test.cc": [*ARENA, *GRANULES],
     "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.
@@ -29,16 +25,30 @@ FAKE_CUDA = Path(__file__).parents[1] / "fake_cuda" / "fake_cuda.cc"
 SANITIZERS = ["address,undefined", "thread"]
 
 
-def build(
-    program: Path, sources: list[Path], sanitizer: str, *options: str
-) -> subprocess.CompletedProcess[str]:
-    command = ["c++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{PLUGIN / 'src'}"]
-    return subprocess.run(
-        [*command, *options, *map(str, sources), "-o", str(program), "-ldl"],
-        capture_output=True,
-        text=True,
-    )
+@dataclass(frozen=True)
+class Sanitizer:
+    """name: as -fsanitize= takes it. folder: for what is compiled, each source once."""
+
+    name: str
+    folder: Path
+
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["c++", f"-fsanitize={self.name}", "-fno-sanitize-recover=all", "-pthread"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+    def build(
+        self, program: Path, sources: list[Path], *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        objects = []
+        for source in sources:
+            objects.append(self.folder / f"{source.stem}.o")
+            if not objects[-1].exists():
+                flags = ["-std=c++17", "-O1", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+                where = [f"-I{PLUGIN / 'src'}", "-c", str(source), "-o", str(objects[-1])]
+                compiled = self._call(*flags, *where)
+                if compiled.returncode != 0:
+                    return compiled
+        return self._call(*options, *map(str, objects), "-o", str(program), "-ldl")
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,24 +58,27 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
-def sanitizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+def sanitizer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Sanitizer:
     folder = tmp_path_factory.mktemp("sanitizer")
+    one = Sanitizer(request.param, folder)
     source = folder / "nothing.cc"
     source.write_text("int main() { return 0; }\n")
-    built = build(folder / "nothing", [source], request.param)
+    built = one.build(folder / "nothing", [source])
     if built.returncode != 0:
         pytest.skip(f"c++ has no -fsanitize={request.param}: {built.stderr[-300:]}")
     ran = run(folder / "nothing")
     if ran.returncode != 0:
         pytest.skip(f"-fsanitize={request.param} does not run here: {ran.stderr[-300:]}")
-    return request.param
+    return one
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_threads_use_it_without_a_finding(name, sanitizer, tmp_path):
     sources = [PLUGIN / "tests" / name, *(PLUGIN / "src" / source for source in PROGRAMS[name])]
     program = tmp_path / Path(name).stem
-    built = build(program, sources, sanitizer)
+    built = sanitizer.build(program, sources)
     assert built.returncode == 0, built.stderr
     ran = run(program)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -74,10 +87,10 @@ def test_threads_use_it_without_a_finding(name, sanitizer, tmp_path):
 @pytest.mark.slow
 def test_cuda_is_used_without_a_finding_on_the_fake_driver(sanitizer, tmp_path):
     driver, program = tmp_path / "libcuda.so.1", tmp_path / "cuda_test"
-    built = build(driver, [FAKE_CUDA], sanitizer, "-shared", "-fPIC")
+    built = sanitizer.build(driver, [FAKE_CUDA], "-shared")
     assert built.returncode == 0, built.stderr
     sources = [PLUGIN / "src" / f"{name}.cc" for name in CUDA_SOURCES]
-    built = build(program, [PLUGIN / "tests" / "cuda_test.cc", *sources], sanitizer)
+    built = sanitizer.build(program, [PLUGIN / "tests" / "cuda_test.cc", *sources])
     assert built.returncode == 0, built.stderr
     ran = run(program, str(driver))
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -101,7 +114,7 @@ int main(int argc, char**) {
 def test_a_finding_fails_a_program(sanitizer, tmp_path):
     source = tmp_path / "faulty.cc"
     source.write_text(FAULTY)
-    built = build(tmp_path / "faulty", [source], sanitizer)
+    built = sanitizer.build(tmp_path / "faulty", [source])
     assert built.returncode == 0, built.stderr
     ran = run(tmp_path / "faulty")
     assert ran.returncode != 0

@@ -92,18 +92,47 @@ std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* ne
     return nullptr;
   }
   records_.EnsureOne();
-  Span* span = Cut(hole, reserved_bytes);
+  return Occupy(Cut(hole, reserved_bytes), size_bytes, std::move(handle), 0);
+}
+
+std::unique_ptr<Block> Arena::AllocatePage() {
+  auto handle = std::make_unique<Block>(shared_from_this());
+  std::lock_guard lock(mutex_);
+  const HoleIndex::Place place = holes_.FindPage(kPageBytes);
+  if (place.hole == nullptr) {
+    ++stats_.failures;
+    return nullptr;
+  }
+  records_.EnsureOne();
+  return Occupy(CutAt(place.hole, place.offset, kPageBytes), kPageBytes, std::move(handle), 1);
+}
+
+std::unique_ptr<Block> Arena::Occupy(Span* span, std::uint64_t size_bytes,
+                                     std::unique_ptr<Block> handle, std::uint64_t pins) {
   BlockRecord* block = records_.Take();
   span->block = block;
   block->span = span;
   block->size_bytes = handle->size_bytes_ = size_bytes;
+  block->pins = pins;
   block->state = BlockState::kLive;
   block->has_handle = true;
   handle->record_ = block;
   stats_.requested_bytes += size_bytes;
+  stats_.pins += pins;
   ++stats_.live_blocks;
   ++stats_.allocations;
   return handle;
+}
+
+Span* Arena::CutAt(Span* hole, std::uint64_t offset, std::uint64_t size_bytes) {
+  const std::uint64_t before_bytes = offset - hole->offset;
+  if (before_bytes == 0) return Cut(hole, size_bytes);
+  spans_.EnsureTwo();  // One for each side, so that nothing is half cut if there is none.
+  Cut(hole, before_bytes);
+  Span* rest = hole->behind;
+  used_bytes_ -= before_bytes;
+  holes_.Insert(hole);
+  return Cut(rest, size_bytes);
 }
 
 Span* Arena::Cut(Span* hole, std::uint64_t size_bytes) {

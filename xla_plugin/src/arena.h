@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "holes.h"
 #include "pool.h"
@@ -78,6 +79,11 @@ class Arena : public std::enable_shared_from_this<Arena> {
   // Null if no hole is large enough. The hole right behind `near`, if it is given, comes first.
   // Throws std::invalid_argument for a size that can never fit.
   std::unique_ptr<Block> Allocate(std::uint64_t size_bytes, const Block* near);
+  // A block of kPageBytes at a multiple of that, or null. It has one pin, so it stays where it is.
+  std::unique_ptr<Block> AllocatePage();
+  // Copies between ranges that do not overlap, inside of what the caller holds. They are done when
+  // it returns; it throws what a device that fails throws.
+  void Copy(const std::vector<CopyRange>& ranges) { region_->Copy(ranges); }
   // Moves a live block without pins and views to a lower place, if there is one for it. Throws what
   // a device that fails throws; the block stays then, and Pin() tells if its bytes were lost.
   bool Move(const Block& block);
@@ -98,6 +104,11 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
   // Takes a hole's first bytes. The rest stays a hole.
   Span* Cut(Span* hole, std::uint64_t size_bytes);
+  // Takes bytes in the middle of a hole. What lies before and behind stays two holes.
+  Span* CutAt(Span* hole, std::uint64_t offset, std::uint64_t size_bytes);
+  // Makes a live block of a span that was cut.
+  std::unique_ptr<Block> Occupy(Span* span, std::uint64_t size_bytes, std::unique_ptr<Block> handle,
+                                std::uint64_t pins);
   // Makes a hole of a span and its neighbours, and returns it.
   Span* Free(Span* span);
   // The hole that a block leaves when nothing needs it any more, or null.

@@ -8,6 +8,7 @@ namespace missile {
 void BindCuda(pybind11::module_& m);
 void BindArena(pybind11::module_& m);
 void BindCudaProber(pybind11::module_& m);
+void BindGranules(pybind11::module_& m);
 void BindLink(pybind11::module_& m);
 void BindMemsim(pybind11::module_& m);
 

@@ -32,17 +32,31 @@ CudaRegion::CudaRegion(std::shared_ptr<const CudaDevice> device, std::uint64_t s
 
 CudaRegion::~CudaRegion() { GiveBack(*device_, device_->driver().cuMemFree, allocation_); }
 
-void CudaRegion::MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) {
+template <typename Enqueued>
+void CudaRegion::Run(const Enqueued& enqueue) {
   const std::lock_guard<std::mutex> lock(moving_);
   const CudaScope scope(*device_);
   try {
-    Enqueue(start_ + to, start_ + from, size_bytes);
+    enqueue();
     moved_.Record(stream_);
     moved_.Wait();
   } catch (...) {
     stream_.Drain();
     throw;
   }
+}
+
+void CudaRegion::MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) {
+  Run([&] { Enqueue(start_ + to, start_ + from, size_bytes); });
+}
+
+void CudaRegion::Copy(const std::vector<CopyRange>& ranges) {
+  const auto& copy = device_->driver().cuMemcpyDtoDAsync;
+  Run([&] {
+    for (const CopyRange& range : ranges) {
+      copy(start_ + range.to, start_ + range.from, range.size_bytes, stream_.handle());
+    }
+  });
 }
 
 // The driver copies between ranges that do not overlap. So bytes that slide by less than their own

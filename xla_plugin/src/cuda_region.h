@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "cuda_device.h"
 #include "region.h"
@@ -19,8 +20,12 @@ class CudaRegion : public Region {
   ~CudaRegion() override;
 
   void MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) override;
+  void Copy(const std::vector<CopyRange>& ranges) override;
 
  private:
+  // Enqueues by `enqueue` and waits for all of it.
+  template <typename Enqueued>
+  void Run(const Enqueued& enqueue);
   void Enqueue(CudaAddress to, CudaAddress from, std::uint64_t size_bytes) const;
 
   const std::shared_ptr<const CudaDevice> device_;

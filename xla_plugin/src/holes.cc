@@ -94,6 +94,17 @@ Span* HoleIndex::LowestBelow(std::uint64_t size_bytes, std::uint64_t offset) con
   return lowest;
 }
 
+HoleIndex::Place HoleIndex::FindPage(std::uint64_t page_bytes) const {
+  int filled = NextFilled(ClassOf(Granules(page_bytes)));
+  for (; filled >= 0; filled = NextFilled(filled + 1)) {
+    for (Span* span = heads_[filled]; span != nullptr; span = span->next) {
+      const std::uint64_t offset = (span->offset + page_bytes - 1) / page_bytes * page_bytes;
+      if (offset + page_bytes <= span->end()) return {span, offset};
+    }
+  }
+  return {};
+}
+
 std::uint64_t HoleIndex::LargestBytes() const {
   if (first_bits_ == 0) return 0;
   int first = HighestBit(first_bits_);

@@ -42,6 +42,13 @@ class HoleIndex {
   // The lowest hole of at least `size_bytes` that starts before `offset`, or null. Looks at every
   // hole that is large enough.
   Span* LowestBelow(std::uint64_t size_bytes, std::uint64_t offset) const;
+  // A hole that has `page_bytes` at a multiple of that, and the first such place in it; or a null.
+  // Of the smallest class that has one: a page wants no large hole.
+  struct Place {
+    Span* hole = nullptr;
+    std::uint64_t offset = 0;
+  };
+  Place FindPage(std::uint64_t page_bytes) const;
   std::uint64_t LargestBytes() const;
   // Throws std::runtime_error unless bitmaps, lists and these totals agree.
   void Check(std::uint64_t holes, std::uint64_t free_bytes) const;

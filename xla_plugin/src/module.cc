@@ -94,6 +94,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("staging_bytes", &missile::LiveStagingBytes, "Bytes held by staging blocks alive.");
   missile::BindCuda(m);
   missile::BindArena(m);
+  missile::BindGranules(m);
   missile::BindLink(m);
   missile::BindCudaProber(m);
   missile::BindMemsim(m);

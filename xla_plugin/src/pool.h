@@ -17,9 +17,13 @@ class Pool {
     growths_ = 0;
   }
 
-  // After this `Take` can not fail. Throws std::bad_alloc.
+  // After this one `Take`, or two, can not fail. Throws std::bad_alloc.
   void EnsureOne() {
     if (unused_ == nullptr) Grow();
+  }
+
+  void EnsureTwo() {
+    if (unused_ == nullptr || unused_->next == nullptr) Grow();
   }
 
   Node* Take() {

@@ -45,6 +45,12 @@ void HostRegion::MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t si
   std::memmove(base_ + to, base_ + from, size_bytes);
 }
 
+void HostRegion::Copy(const std::vector<CopyRange>& ranges) {
+  for (const CopyRange& range : ranges) {
+    std::memcpy(base_ + range.to, base_ + range.from, range.size_bytes);
+  }
+}
+
 void HostRegion::Prefault() {
 #ifdef MADV_POPULATE_WRITE
   if (madvise(base_, mapped_bytes_, MADV_POPULATE_WRITE) == 0) return;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "dlpack.h"
 
@@ -11,6 +12,14 @@ namespace missile {
 // Where a region starts: the size of a huge page, so that its first page can be one. A GPU's pages
 // are as large.
 inline constexpr std::uint64_t kRegionAlignment = std::uint64_t{1} << 21;
+inline constexpr std::uint64_t kPageBytes = kRegionAlignment;
+
+// Offsets into a region.
+struct CopyRange {
+  std::uint64_t to;
+  std::uint64_t from;
+  std::uint64_t size_bytes;
+};
 
 class Region {
  public:
@@ -25,6 +34,9 @@ class Region {
   // Moves bytes to a lower offset; the ranges may overlap. They are there when it returns. If it
   // throws, none is on its way, and the source is as it was unless the ranges overlap.
   virtual void MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) = 0;
+  // Copies between ranges that do not overlap. They are there when it returns. If it throws, none
+  // is on its way.
+  virtual void Copy(const std::vector<CopyRange>& ranges) = 0;
 
  protected:
   Region(std::uint64_t size_bytes, DLDevice device) : size_bytes_(size_bytes), device_(device) {}
@@ -45,6 +57,7 @@ class HostRegion : public Region {
   ~HostRegion() override;
 
   void MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) override;
+  void Copy(const std::vector<CopyRange>& ranges) override;
 
  private:
   void Prefault();
