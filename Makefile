@@ -59,7 +59,7 @@ bench: setup $(VENV)/.pjrt
 	done
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json
 
-soak: setup $(VENV)/.test
+soak: setup $(VENV)/.test $(VENV)/.pjrt
 	$(BIN)/python -m benchmarks soak --json out/bench/soak.json
 	$(BIN)/python -m benchmarks swap-soak --json out/bench/swap_soak.json
 	$(BIN)/python -m benchmarks store-soak --json out/bench/store_soak.json
@@ -67,6 +67,7 @@ soak: setup $(VENV)/.test
 	$(BIN)/python -m benchmarks door-soak --json out/bench/door_soak.json
 	$(BIN)/python -m benchmarks fuzz --json out/bench/fuzz.json
 	GRANULE_EXAMPLES=1700 $(BIN)/python -m pytest -q tests/memory/test_granules_stateful.py
+	$(BIN)/python -m pytest -q tests/plugin/whole_zoo.py
 	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest -q tests/server/test_openapi.py
 
 SITE    = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
