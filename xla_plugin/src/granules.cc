@@ -77,12 +77,14 @@ bool GranulePool::Draw(const Channels& channels, std::uint64_t count,
   return enough;
 }
 
-void GranulePool::Return(std::uint32_t granule) {
-  if (pages_.Return(granule)) GiveBackIfEmpty(pages_.PageOf(granule));
+bool GranulePool::Return(std::uint32_t granule) {
+  return pages_.Return(granule) && GiveBackIfEmpty(pages_.PageOf(granule));
 }
 
-void GranulePool::GiveBackIfEmpty(std::size_t page) {
-  if (pages_.Has(page) && pages_.UsedOn(page) == 0 && !pages_.IsClosed(page)) pages_.Remove(page);
+bool GranulePool::GiveBackIfEmpty(std::size_t page) {
+  if (!pages_.Has(page) || pages_.UsedOn(page) > 0 || pages_.IsClosed(page)) return false;
+  pages_.Remove(page);
+  return true;
 }
 
 void GranulePool::FreeIfUnused(GranuleRecord* record) {

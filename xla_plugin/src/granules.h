@@ -95,8 +95,9 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
   // few, and nothing is drawn.
   bool Draw(const Channels& channels, std::uint64_t count, const std::vector<std::uint64_t>& held,
             std::vector<std::uint32_t>* drawn);
-  void Return(std::uint32_t granule);
-  void GiveBackIfEmpty(std::size_t page);
+  // Both return whether the granule's page, or this one, went back to the arena.
+  bool Return(std::uint32_t granule);
+  bool GiveBackIfEmpty(std::size_t page);
   void FreeIfUnused(GranuleRecord* record);
   void Release(GranuleRecord* record);
   void DropHandle(GranuleRecord* record);
@@ -122,8 +123,9 @@ class GranulePool : public std::enable_shared_from_this<GranulePool> {
   bool Settled(std::size_t page, const std::vector<Lodger>& lodgers) const;
   // Adds moves of all of them to other pages; or none and false, if there are not enough granules.
   bool Rehouse(const std::vector<Lodger>& lodgers, MoveOf* moves);
-  // Copies without the lock, then changes the tables. On an error they stay as they are.
-  void Carry(Lock& lock, std::vector<Move>* moves);
+  // Copies without the lock, then changes the tables. On an error they stay as they are. Returns
+  // how many pages went back to the arena.
+  std::uint64_t Carry(Lock& lock, std::vector<Move>* moves);
 
   const std::shared_ptr<Arena> arena_;
   mutable std::mutex mutex_;

@@ -202,8 +202,8 @@ std::vector<GranulePool::Move> GranulePool::PlanLevelling() {
 std::uint64_t GranulePool::Gather() {
   Lock lock(mutex_);
   std::vector<Move> levelling = PlanLevelling();
-  if (!levelling.empty()) Carry(lock, &levelling);
-  return EmptyPages(lock);
+  const std::uint64_t emptied = levelling.empty() ? 0 : Carry(lock, &levelling);
+  return emptied + EmptyPages(lock);
 }
 
 std::uint64_t GranulePool::EmptyPages(Lock& lock) {
@@ -255,7 +255,7 @@ std::uint64_t GranulePool::EmptyPages(Lock& lock) {
   return reopen();
 }
 
-void GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
+std::uint64_t GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
   const std::uint64_t granule_bytes = map().granule_bytes();
   std::vector<CopyRange> ranges;
   std::uint64_t granules = 0;
@@ -277,6 +277,7 @@ void GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
   }
   lock.lock();
   carried_ -= granules;
+  std::uint64_t emptied = 0;
   for (Move& move : *moves) {
     GranuleRecord* record = move.record;
     for (std::size_t index = 0; index < move.places.size(); ++index) {
@@ -284,7 +285,7 @@ void GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
       if (failure == nullptr) {
         std::swap(left, record->table[move.places[index]]);
       }
-      Return(left);
+      if (Return(left)) ++emptied;
     }
     record->moving = false;
     if (failure == nullptr) {
@@ -296,6 +297,7 @@ void GranulePool::Carry(Lock& lock, std::vector<Move>* moves) {
   }
   moved_.notify_all();
   if (failure != nullptr) std::rethrow_exception(failure);
+  return emptied;
 }
 
 }  // namespace missile
