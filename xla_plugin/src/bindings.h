@@ -10,5 +10,6 @@ void BindArena(pybind11::module_& m);
 void BindCudaProber(pybind11::module_& m);
 void BindLink(pybind11::module_& m);
 void BindMemsim(pybind11::module_& m);
+void BindArbiter(pybind11::module_& m);
 
 }  // namespace missile
