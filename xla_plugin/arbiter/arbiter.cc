@@ -70,13 +70,13 @@ struct Arbiter::Tenant {
   double vruntime_ns = 0.0;
   std::int64_t held_ns = 0;
   std::int64_t patience_end_ns = 0;
+  // When it lost its turn with launches in flight, which have not ended yet; else 0.
+  std::int64_t revoked_ns = 0;
+  // How long these took to end, lately: seen from here, whatever it tells.
+  std::int64_t drain_ns = 0;
 
   bool Busy() const { return page->in_flight.load() != 0; }
   bool Wants() const { return page->wanting.load() != 0; }
-  std::int64_t LongestNs() const {
-    const std::uint64_t told = page->figures.longest_ns.load();
-    return static_cast<std::int64_t>(std::min(told, std::uint64_t{1} << 60));
-  }
 };
 
 Arbiter::Arbiter(const std::string& device, std::int64_t idle_exit_ns, Limits limits)
@@ -288,6 +288,7 @@ void Arbiter::List(const File& socket) {
 void Arbiter::Drop(Tenant& tenant) {
   if (tenant.page == nullptr) return;
   if (holder_ == &tenant) holder_ = nullptr;
+  if (charged_ == &tenant) charged_ = nullptr;
   page_->slots.at(tenant.slot).turn.store(0);
   taken_.at(tenant.slot) = false;
   for (std::vector<Tenant*>* of : {&latency_, &best_effort_}) {
@@ -317,6 +318,11 @@ View Arbiter::MakeView(std::int64_t now_ns) {
     TenantView one;
     one.wants = tenant->Wants();
     one.busy = tenant->Busy();
+    if (tenant->revoked_ns != 0 && !one.busy) {
+      const std::int64_t drain_ns = std::min(now_ns - tenant->revoked_ns, limits_.most_patience_ns);
+      tenant->drain_ns = std::max(drain_ns, tenant->drain_ns / 2);
+      tenant->revoked_ns = 0;
+    }
     // Who was away starts at the least of those that were not: absence earns no credit.
     const bool awake = one.wants || one.busy || tenant == holder_;
     if (awake && !tenant->awake) tenant->vruntime_ns = std::max(tenant->vruntime_ns, floor_ns_);
@@ -340,19 +346,20 @@ View Arbiter::MakeView(std::int64_t now_ns) {
   return view;
 }
 
-// While others wait for the turn, all of its time is the holder's; else as much of it as the holder
-// says that it had launches in flight.
+// The time of a turn is the holder's, and so is the time until its launches have ended after that.
+// While nobody waits, it is as much of it as the holder says that it had launches in flight.
 void Arbiter::Charge(std::int64_t now_ns) {
-  if (holder_ == nullptr) return;
+  if (charged_ == nullptr) return;
   std::int64_t spent_ns = std::max<std::int64_t>(now_ns - charged_ns_, 0);
   charged_ns_ = now_ns;
-  const std::uint64_t before_ns = std::exchange(busy_ns_, holder_->page->figures.busy_ns.load());
+  const std::uint64_t before_ns = std::exchange(busy_ns_, charged_->page->figures.busy_ns.load());
   if (page_->contended.load() == 0) {
     const std::uint64_t busy_ns = busy_ns_ > before_ns ? busy_ns_ - before_ns : 0;
     spent_ns = static_cast<std::int64_t>(std::min<std::uint64_t>(spent_ns, busy_ns));
   }
-  holder_->held_ns += spent_ns;
-  holder_->vruntime_ns += static_cast<double>(spent_ns) / holder_->weight;
+  charged_->held_ns += spent_ns;
+  charged_->vruntime_ns += static_cast<double>(spent_ns) / charged_->weight;
+  if (charged_ != holder_ && !charged_->Busy()) charged_ = nullptr;
 }
 
 void Arbiter::SetTurn(Tenant& tenant, Turn turn) {
@@ -377,8 +384,9 @@ bool Arbiter::Publish(const Decision& decision, std::int64_t now_ns) {
   if (holder_ != nullptr && holder_ != next) {
     SetTurn(*holder_, Turn());
     const std::int64_t patience_ns =
-        std::clamp(2 * holder_->LongestNs(), limits_.least_patience_ns, limits_.most_patience_ns);
+        std::clamp(2 * holder_->drain_ns, limits_.least_patience_ns, limits_.most_patience_ns);
     holder_->patience_end_ns = now_ns + patience_ns;
+    holder_->revoked_ns = now_ns;
     holder_ = nullptr;
     // Only now can it be known whether a launch of it slipped in.
     return true;
@@ -393,7 +401,7 @@ bool Arbiter::Publish(const Decision& decision, std::int64_t now_ns) {
     return true;
   }
   if (holder_ != next) {
-    holder_ = next;
+    holder_ = charged_ = next;
     held_since_ns_ = charged_ns_ = now_ns;
     busy_ns_ = next->page->figures.busy_ns.load();
     idle_since_ns_ = kNeverNs;

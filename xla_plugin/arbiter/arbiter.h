@@ -70,8 +70,9 @@ class Arbiter {
   std::int64_t empty_since_ns_;
   Tenant* holder_ = nullptr;
   std::int64_t held_since_ns_ = 0;
+  Tenant* charged_ = nullptr;  // The holder, or the last one until its launches have ended.
   std::int64_t charged_ns_ = 0;
-  std::uint64_t busy_ns_ = 0;  // What the holder had told when it was charged last.
+  std::uint64_t busy_ns_ = 0;  // What it had told when it was charged last.
   std::int64_t idle_since_ns_ = kNeverNs;
   double floor_ns_ = 0.0;
   bool open_ = false;

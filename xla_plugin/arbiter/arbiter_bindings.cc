@@ -27,7 +27,7 @@ using arbiter::Tenant;
 
 constexpr int kAnswerMs = 1000;
 
-std::optional<std::int64_t> Enter(Tenant& tenant, std::optional<double> timeout_s) {
+std::optional<std::int64_t> Enter(Tenant& tenant, std::optional<double> timeout_s, bool nests) {
   // In slices, so that Ctrl-C ends a wait.
   constexpr double kSliceNs = 1e8;
   double left_ns = timeout_s.has_value() ? *timeout_s * 1e9 : HUGE_VAL;
@@ -37,7 +37,7 @@ std::optional<std::int64_t> Enter(Tenant& tenant, std::optional<double> timeout_
     std::int64_t entered_ns = 0;
     {
       py::gil_scoped_release release;
-      entered_ns = tenant.Enter(NowNs() + static_cast<std::int64_t>(slice_ns));
+      entered_ns = tenant.Enter(NowNs() + static_cast<std::int64_t>(slice_ns), nests);
     }
     if (entered_ns != 0) return entered_ns;
     left_ns -= slice_ns;
@@ -121,10 +121,13 @@ void BindArbiter(py::module_& m) {
            py::kw_only(), py::arg("device"), py::arg("name"), py::arg("latency") = false,
            py::arg("weight") = 1.0, py::arg("most_in_flight") = 1, py::arg("idle_threads") = false,
            py::arg("program") = "")
-      .def("enter", &Enter, py::arg("timeout_s") = py::none(),
+      .def("enter", &Enter, py::arg("timeout_s") = py::none(), py::kw_only(),
+           py::arg("nests") = false,
            "Announce a launch; waits for its turn if it is best-effort. Returns what `leave` "
-           "takes, or None if it may not go within `timeout_s`.")
-      .def("leave", &Tenant::Leave, py::arg("entered_ns"), "The launch has left the device.")
+           "takes, or None if it may not go within `timeout_s`. `nests`: the host may launch "
+           "within it.")
+      .def("leave", &Tenant::Leave, py::arg("entered_ns"), py::kw_only(), py::arg("nests") = false,
+           "The launch has left the device.")
       .def("tell_memory", &Tenant::TellMemory, py::arg("used"), py::arg("peak"), py::arg("limit"))
       .def("stats", &FiguresOf)
       .def_property_readonly("latency", &Tenant::latency)

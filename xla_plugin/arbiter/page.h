@@ -21,7 +21,8 @@ inline constexpr double kLeastWeight = 1e-3;
 inline constexpr double kMostWeight = 1e3;
 inline constexpr std::uint32_t kMostInFlight = 1024;
 
-// What a tenant tells for people to see. The arbiter decides nothing by it but `longest_ns`.
+// What a tenant tells for people to see. No decision hangs on more than `busy_ns`, which is bounded
+// by the time of its turns.
 struct Figures {
   std::atomic<std::uint64_t> launches;
   std::atomic<std::uint64_t> waits;  // Launches that had to wait.

@@ -153,10 +153,16 @@ void Tenant::Ring() {
   if (write(bell_.get(), &one, sizeof one) < 0 && errno != EAGAIN) std::perror("missile: eventfd");
 }
 
-std::int64_t Tenant::Enter(std::int64_t deadline_ns) {
+std::int64_t Tenant::Enter(std::int64_t deadline_ns, bool nests) {
   if (options_.latency) return EnterLatency();
-  const std::int64_t now_ns = NowNs();
-  return TryGo(now_ns) ? now_ns : WaitForTurn(deadline_ns);
+  std::int64_t entered_ns = NowNs();
+  if (!TryGo(entered_ns)) entered_ns = WaitForTurn(deadline_ns);
+  if (nests && entered_ns != 0) {
+    nests_.fetch_add(1);
+    // Others that wait for this launch may go now: it could be waiting for them.
+    FutexWake(page_->in_flight);
+  }
+  return entered_ns;
 }
 
 std::int64_t Tenant::EnterLatency() {
@@ -167,7 +173,8 @@ std::int64_t Tenant::EnterLatency() {
 }
 
 bool Tenant::TryGo(std::int64_t now_ns) {
-  if (page_->in_flight.fetch_add(1) < options_.most_in_flight && MayGo(now_ns)) {
+  const std::uint32_t before = page_->in_flight.fetch_add(1);
+  if (nests_.load() != 0 || (before < options_.most_in_flight && MayGo(now_ns))) {
     page_->stamp_ns.store(now_ns, std::memory_order_relaxed);
     return true;
   }
@@ -205,8 +212,7 @@ std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
   const std::int64_t since_ns = NowNs();
   page_->figures.waits.fetch_add(1, std::memory_order_relaxed);
   page_->wanting.fetch_add(1);
-  std::int64_t asked_ns = since_ns;
-  Ring();
+  Ask(since_ns);
   std::int64_t now_ns = since_ns;
   std::int64_t entered_ns = 0;
   for (;;) {
@@ -214,7 +220,8 @@ std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
     const std::atomic<std::uint32_t>& bell = slot().bell;
     const std::uint32_t rung = bell.load();
     const std::uint32_t in_flight = page_->in_flight.load();
-    if (in_flight < options_.most_in_flight && TryGo(now_ns)) {
+    const bool full = in_flight >= options_.most_in_flight && nests_.load() == 0;
+    if (!full && TryGo(now_ns)) {
       entered_ns = now_ns;
       break;
     }
@@ -223,21 +230,13 @@ std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
     if (const std::int64_t lost_ns = lost_ns_.load(); lost_ns != 0) {
       most_ns = std::clamp<std::int64_t>(lost_ns + kAloneNs - now_ns, 100'000, most_ns);
     }
-    const bool full = in_flight >= options_.most_in_flight;
     if (full) {
       FutexWait(page_->in_flight, in_flight, most_ns);
     } else {
       FutexWait(bell, rung, most_ns);
     }
     now_ns = NowNs();
-    if (full || !connected()) {
-      asked_ns = now_ns;
-    } else if (IsHung(asked_ns, now_ns)) {
-      hung_ns_.store(now_ns);
-    } else if (arbiter_->alive_ns.load() >= asked_ns && now_ns - asked_ns >= kSliceNs) {
-      asked_ns = now_ns;
-      Ring();
-    }
+    if (!full && connected()) Ask(now_ns);
   }
   page_->wanting.fetch_sub(1);
   if (entered_ns == 0) Ring();  // A turn that came for this launch is for others now.
@@ -245,11 +244,18 @@ std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
   return entered_ns;
 }
 
-bool Tenant::IsHung(std::int64_t asked_ns, std::int64_t now_ns) {
-  return now_ns - asked_ns >= kHungNs && arbiter_->alive_ns.load() < asked_ns;
+// Rings unless it has done so already and is unheard. Who is unheard for long goes on alone.
+void Tenant::Ask(std::int64_t now_ns) {
+  std::int64_t asked_ns = asked_ns_.load();
+  if (asked_ns == 0 || arbiter_->alive_ns.load() >= asked_ns) {
+    if (asked_ns_.compare_exchange_strong(asked_ns, now_ns)) Ring();
+  } else if (now_ns - asked_ns >= kHungNs) {
+    hung_ns_.store(now_ns);
+  }
 }
 
-void Tenant::Leave(std::int64_t entered_ns) {
+void Tenant::Leave(std::int64_t entered_ns, bool nests) {
+  if (nests) nests_.fetch_sub(1);
   const std::int64_t now_ns = NowNs();
   Figures& figures = page_->figures;
   const std::int64_t begun_ns = std::max(entered_ns, left_ns_.exchange(now_ns));
@@ -301,6 +307,7 @@ bool Tenant::Join() {
   Mapping mapped(files[0], sizeof(ArbiterPage), false, arbiter_mapping_.data());
   mapped.Forget();
   place_.store(std::uint64_t{welcome.slot} << 32 | welcome.generation);
+  asked_ns_.store(0);
   hung_ns_.store(0);
   socket_ = std::move(socket);
   lost_ns_.store(0);

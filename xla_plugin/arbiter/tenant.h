@@ -42,10 +42,11 @@ class Tenant {
   Tenant& operator=(const Tenant&) = delete;
 
   // Before a launch. BE: waits until it may go. Returns when it was let go, for Leave(), or 0 if
-  // that was not by `deadline_ns` (NowNs() time).
-  std::int64_t Enter(std::int64_t deadline_ns);
+  // that was not by `deadline_ns` (NowNs() time). `nests`: code of the host runs within the launch
+  // and may launch too. As long as there is one, launches are taken as part of it, and do not wait.
+  std::int64_t Enter(std::int64_t deadline_ns, bool nests = false);
   // The launch has left the device. From any thread.
-  void Leave(std::int64_t entered_ns);
+  void Leave(std::int64_t entered_ns, bool nests = false);
 
   // What `missile top` shows of memory, in bytes; no limit is 0.
   void TellMemory(std::uint64_t used, std::uint64_t peak, std::uint64_t limit);
@@ -68,7 +69,7 @@ class Tenant {
   bool MayGo(std::int64_t now_ns);
   void GoBack();
   void Ring();
-  bool IsHung(std::int64_t asked_ns, std::int64_t now_ns);
+  void Ask(std::int64_t now_ns);
 
   const Slot& slot() const;
   // Connected, or false if there is no arbiter. Throws std::invalid_argument if it refuses.
@@ -92,9 +93,12 @@ class Tenant {
 
   // When the arbiter was lost; 0 while it is there.
   std::atomic<std::int64_t> lost_ns_;
-  // When an arbiter that is there did not answer; 0 while it does.
+  // When a waiting launch last rang that is not known to have been heard; 0 for none.
+  std::atomic<std::int64_t> asked_ns_{0};
+  // When an arbiter that is there was found not to hear; 0 while it does.
   std::atomic<std::int64_t> hung_ns_{0};
   std::atomic<std::int64_t> left_ns_{0};
+  std::atomic<int> nests_{0};
 
   File socket_;
   File stop_;  // Ends the keeper.
