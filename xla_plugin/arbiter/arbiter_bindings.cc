@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -23,7 +24,19 @@ namespace py = pybind11;
 namespace missile {
 namespace {
 
-using arbiter::Tenant;
+// A tenant whose launches may overlap: what two took together counts once.
+class Tenant : public arbiter::Tenant {
+ public:
+  using arbiter::Tenant::Tenant;
+
+  void LeaveAfter(std::int64_t entered_ns, bool nests) {
+    const std::int64_t now_ns = NowNs();
+    Leave(now_ns - std::max(entered_ns, left_ns_.exchange(now_ns)), nests);
+  }
+
+ private:
+  std::atomic<std::int64_t> left_ns_{0};
+};
 
 constexpr int kAnswerMs = 1000;
 
@@ -126,8 +139,8 @@ void BindArbiter(py::module_& m) {
            "Announce a launch; waits for its turn if it is best-effort. Returns what `leave` "
            "takes, or None if it may not go within `timeout_s`. `nests`: the host may launch "
            "within it.")
-      .def("leave", &Tenant::Leave, py::arg("entered_ns"), py::kw_only(), py::arg("nests") = false,
-           "The launch has left the device.")
+      .def("leave", &Tenant::LeaveAfter, py::arg("entered_ns"), py::kw_only(),
+           py::arg("nests") = false, "The launch has left the device.")
       .def("tell_memory", &Tenant::TellMemory, py::arg("used"), py::arg("peak"), py::arg("limit"))
       .def("stats", &FiguresOf)
       .def_property_readonly("latency", &Tenant::latency)

@@ -254,15 +254,12 @@ void Tenant::Ask(std::int64_t now_ns) {
   }
 }
 
-void Tenant::Leave(std::int64_t entered_ns, bool nests) {
+void Tenant::Leave(std::int64_t device_ns, bool nests) {
   if (nests) nests_.fetch_sub(1);
-  const std::int64_t now_ns = NowNs();
   Figures& figures = page_->figures;
-  const std::int64_t begun_ns = std::max(entered_ns, left_ns_.exchange(now_ns));
+  const auto took_ns = static_cast<std::uint64_t>(std::max<std::int64_t>(device_ns, 0));
   figures.launches.fetch_add(1, std::memory_order_relaxed);
-  figures.busy_ns.fetch_add(std::max<std::int64_t>(now_ns - begun_ns, 0),
-                            std::memory_order_relaxed);
-  const auto took_ns = static_cast<std::uint64_t>(std::max<std::int64_t>(now_ns - entered_ns, 0));
+  figures.busy_ns.fetch_add(took_ns, std::memory_order_relaxed);
   std::uint64_t longest_ns = figures.longest_ns.load(std::memory_order_relaxed);
   while (took_ns > longest_ns && !figures.longest_ns.compare_exchange_weak(longest_ns, took_ns)) {
   }
@@ -270,7 +267,7 @@ void Tenant::Leave(std::int64_t entered_ns, bool nests) {
     GoBack();
     return;
   }
-  page_->stamp_ns.store(now_ns, std::memory_order_relaxed);
+  page_->stamp_ns.store(NowNs(), std::memory_order_relaxed);
   if (page_->in_flight.fetch_sub(1) == 1 && arbiter_->held_back.load() != 0) Ring();
 }
 

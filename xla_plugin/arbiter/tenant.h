@@ -41,12 +41,12 @@ class Tenant {
   Tenant(const Tenant&) = delete;
   Tenant& operator=(const Tenant&) = delete;
 
-  // Before a launch. BE: waits until it may go. Returns when it was let go, for Leave(), or 0 if
-  // that was not by `deadline_ns` (NowNs() time). `nests`: code of the host runs within the launch
+  // Before a launch. BE: waits until it may go. Returns when it was let go, or 0 if that was not by
+  // `deadline_ns` (NowNs() time). `nests`: code of the host runs within the launch
   // and may launch too. As long as there is one, launches are taken as part of it, and do not wait.
   std::int64_t Enter(std::int64_t deadline_ns, bool nests = false);
-  // The launch has left the device. From any thread.
-  void Leave(std::int64_t entered_ns, bool nests = false);
+  // The launch has left the device, which worked `device_ns` on it. From any thread.
+  void Leave(std::int64_t device_ns, bool nests = false);
 
   // What `missile top` shows of memory, in bytes; no limit is 0.
   void TellMemory(std::uint64_t used, std::uint64_t peak, std::uint64_t limit);
@@ -97,7 +97,6 @@ class Tenant {
   std::atomic<std::int64_t> asked_ns_{0};
   // When an arbiter that is there was found not to hear; 0 while it does.
   std::atomic<std::int64_t> hung_ns_{0};
-  std::atomic<std::int64_t> left_ns_{0};
   std::atomic<int> nests_{0};
 
   File socket_;

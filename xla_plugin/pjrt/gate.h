@@ -42,7 +42,8 @@ class Gate {
 };
 
 // By `options.arbiter` the arbiter's, else one that bounds the launches in flight by
-// `options.launches`. Throws std::runtime_error if there is no arbiter to be had.
+// `options.launches`. Throws std::runtime_error if there is no arbiter to be had, and
+// std::invalid_argument if it refuses this tenant.
 std::unique_ptr<Gate> MakeGate(const Options& options);
 
 }  // namespace missile::pjrt
