@@ -45,6 +45,33 @@ def colocation(
 
 
 @app.command()
+def processes(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 0,
+    systems: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "uncontrolled,nice19,sched_idle,missile_turns,missile",
+    wrap: Annotated[
+        Path | None, typer.Option(help="The PJRT plugin that all processes run on.")
+    ] = None,
+) -> None:
+    """LS tail and BE rate of processes that share a device: the system's ways, and missile's."""
+    from benchmarks import processes as bench
+
+    chosen = bench.settings(quick, seed, systems.split(","), bench.plugin(wrap))
+    report = bench.run(chosen, console)
+    report.print(
+        "processes",
+        ["launches", "processes", "system", "p50_ms", "p99_ms", "be_share_of_leftover",
+         "longest_step_ms", "requests"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
 def overhead(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     """A request through Runtime and HTTP against bare ones; segments against whole models."""
     from benchmarks import overhead as bench

@@ -13,7 +13,9 @@ app = typer.Typer()
 
 Device = Annotated[
     str,
-    typer.Option(help="The device, by the name that all who share it use.", envvar="MISSILE_DEVICE"),
+    typer.Option(
+        help="The device, by the name that all who share it use.", envvar="MISSILE_DEVICE"
+    ),
 ]
 
 

@@ -54,7 +54,9 @@ def run(
     ] = None,
     wrap: Annotated[
         Path | None,
-        typer.Option(help="The PJRT plugin to run on; JAX's CUDA plugin if left out.", metavar="PATH"),
+        typer.Option(
+            help="The PJRT plugin to run on; JAX's CUDA plugin if left out.", metavar="PATH"
+        ),
     ] = None,
     device: Annotated[
         str | None,
