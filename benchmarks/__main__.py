@@ -290,6 +290,35 @@ def door_soak(
 
 
 @app.command()
+def arbiter_soak(
+    kills: Annotated[
+        int, typer.Option(min=1, help="Of best-effort processes, and arbiters.")
+    ] = 100,
+    over_cap: Annotated[int, typer.Option(min=0, help="Allocations past a cap.")] = 1000,
+    hostile_seconds: Annotated[float, typer.Option(min=0.1, help="Of random pages.")] = 10.0,
+    json: Json = None,
+    seed: Seed = 0,
+    wrap: Annotated[
+        Path | None, typer.Option(help="The PJRT plugin of the process with a cap.")
+    ] = None,
+) -> None:
+    """Holders and arbiters killed, foul tenants; fails if LS stalls or anything is left."""
+    from benchmarks import arbiter_soak as bench
+    from benchmarks.processes import plugin
+
+    report = bench.run(kills, over_cap, hostile_seconds, seed, plugin(wrap))
+    report.print(
+        "arbiter-soak",
+        ["what", "ls_requests", "stall_p50_ms", "stall_p99_ms", "stall_max_ms", "slipped"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if bench.failed(report):
+        raise typer.Exit(1)
+
+
+@app.command()
 def fuzz(
     inputs: Annotated[int, typer.Option(min=1, help="For each decoder.")] = 1_000_000,
     only: Annotated[str | None, typer.Option(help="One decoder.")] = None,

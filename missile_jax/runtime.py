@@ -84,9 +84,9 @@ class Runtime:
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
     observer: called with a LaunchRecord after each launch, on the launching thread.
-    arbiter: the name of a device that other processes share, such as ``"cpu"``; ``$MISSILE_ARBITER``
-        by default. LS requests are then announced to them, and best-effort launches wait for those
-        of others and for turns: see docs/arbiter.md. None, or empty: the device is not shared.
+    arbiter: the name of a device that other processes share, such as ``"cpu"``; by default
+        ``$MISSILE_ARBITER``. LS requests are then announced to them, and best-effort launches wait
+        for theirs, and for turns: see docs/arbiter.md. Empty: the device is not shared.
 
     Two things change for the whole process (docs/scheduling.md). Memory that is freed is kept for
     the next launch's buffers; that reaches furthest if the runtime is made before JAX is first

@@ -34,9 +34,9 @@ def arbiter(
         ),
     ] = 30.0,
 ) -> None:
-    """Run the arbiter of a device here, so that it is seen and ended with this terminal.
+    """Run the arbiter of a device in this terminal.
 
-    The first tenant of a device starts one by itself: this is for those who would rather watch it.
+    The first tenant of a device starts one by itself: this is for those who would rather see it.
     """
     program = str(native.program())
     os.execv(program, [program, device, str(idle_exit)])

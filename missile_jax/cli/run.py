@@ -82,7 +82,7 @@ def run(
         bool, typer.Option("--arbiter/--no-arbiter", help="Whether it shares the device by turns.")
     ] = True,
 ) -> None:
-    """Run a program whose JAX shares the device with other processes, by turns and within a limit.
+    """Run a program whose JAX shares its device with other processes.
 
     The program needs no change. Its environment asks JAX for the platform missile; jax.devices(),
     jax.devices("gpu") and jax.devices("cuda") are that one's. A program that sets jax_platforms

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from arbiter_processes import Child, arbiters
+
+from benchmarks.arbiter_processes import Child, arbiters
 
 
 @pytest.fixture(autouse=True)

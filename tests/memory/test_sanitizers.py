@@ -21,6 +21,10 @@ PROGRAMS = {
         "view_set.cc",
     ],
     "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
+    "arbiter_test.cc": [
+        f"../arbiter/{part}.cc"
+        for part in ("arbiter", "decide", "futex", "memory", "tenant", "wire")
+    ],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.
 CUDA_SOURCES = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine

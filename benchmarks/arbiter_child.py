@@ -1,14 +1,14 @@
-"""Tenants in processes of their own, driven line by line: `python children.py DEVICE NAME CLASS`.
+"""A tenant in a process of its own, for faults: `arbiter_child.py LIBRARY DEVICE NAME CLASS`.
 
-Loads the native module alone, which takes milliseconds. Says what it did after each command.
+LIBRARY is the native module, which is loaded alone: that takes milliseconds. Commands are lines:
+`enter`, `leave`, and `spin MS FILE`, which launches back to back until the process is killed. Such
+a launch is a sleep that holds a shared lock on the file, which ends with the process.
 """
 
-from __future__ import annotations
-
+import fcntl
 import importlib.util
 import sys
 import time
-from pathlib import Path
 from types import ModuleType
 
 
@@ -23,7 +23,6 @@ def load_native(path: str) -> ModuleType:
 
 def main() -> None:
     library, device, name, kind = sys.argv[1:5]
-    assert Path(library).exists()
     native = load_native(library)
     tenant = native.Tenant(device=device, name=name, latency=kind == "latency")
     print("ready", flush=True)
@@ -32,17 +31,19 @@ def main() -> None:
         match line.split():
             case ["enter"]:
                 entered = tenant.enter()
-                print("entered", time.monotonic_ns(), flush=True)
+                print("entered", flush=True)
             case ["leave"]:
                 tenant.leave(entered)
                 print("left", flush=True)
-            case ["spin", milliseconds]:
-                # Back to back, each of this length, until it is killed.
+            case ["spin", milliseconds, path]:
                 print("spinning", flush=True)
-                while True:
-                    entered = tenant.enter()
-                    time.sleep(float(milliseconds) / 1e3)
-                    tenant.leave(entered)
+                with open(path) as held:
+                    while True:
+                        entered = tenant.enter()
+                        fcntl.flock(held, fcntl.LOCK_SH)
+                        time.sleep(float(milliseconds) / 1e3)
+                        fcntl.flock(held, fcntl.LOCK_UN)
+                        tenant.leave(entered)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Arbiters and tenants in processes of their own."""
+"""Arbiters, and tenants in processes of their own."""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -9,11 +11,11 @@ from pathlib import Path
 
 from missile_jax import _native
 
-CHILDREN = Path(__file__).with_name("children.py")
+_SCRIPT = Path(__file__).with_name("arbiter_child.py")
 
 
-def arbiters(folder: Path) -> list[int]:
-    """Processes that are the arbiter of a device in this folder."""
+def arbiters(runtime_folder: Path) -> list[int]:
+    """Processes that are the arbiter of a device, for those whose XDG_RUNTIME_DIR is this."""
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -21,18 +23,18 @@ def arbiters(folder: Path) -> list[int]:
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
             environment = (process / "environ").read_bytes().split(b"\0")
-            mine = f"XDG_RUNTIME_DIR={folder}".encode() in environment
+            mine = f"XDG_RUNTIME_DIR={runtime_folder}".encode() in environment
             if mine and words[0].endswith(b"missile-arbiter"):
                 found.append(int(process.name))
     return found
 
 
 class Child:
-    """A tenant in a process of its own."""
+    """A tenant in a process of its own: see `arbiter_child`."""
 
-    def __init__(self, device: str, name: str, kind: str) -> None:
+    def __init__(self, device: str, name: str, kind: str = "best_effort") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-S", CHILDREN, _native.__file__, device, name, kind],
+            [sys.executable, "-S", _SCRIPT, _native.__file__, device, name, kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -43,12 +45,11 @@ class Child:
         assert self.process.stdin is not None
         print(command, file=self.process.stdin, flush=True)
 
-    def hear(self, word: str) -> list[str]:
+    def hear(self, word: str) -> None:
+        """Raises RuntimeError if that is not what it says."""
         assert self.process.stdout is not None
-        said = self.process.stdout.readline().split()
-        assert said, "the child is dead"
-        assert said[0] == word
-        return said[1:]
+        if (said := self.process.stdout.readline().strip()) != word:
+            raise RuntimeError(f"a tenant's process said {said!r} instead of {word!r}")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.process.pid, number)
