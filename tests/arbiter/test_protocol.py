@@ -1,13 +1,13 @@
 """Every interleaving of the arbiter's protocol, as docs/arbiter.md tells it.
 
 Two best-effort tenants and a latency-sensitive one launch, against an arbiter that looks when it is
-rung. Each step is one load, store or read-modify-write of the native code, and any
-process may do the next one. There is no time: turns last, and nobody is lost.
+rung. Each step is one load, store or read-modify-write of the native code, but what the arbiter
+publishes at a time is one step. Any process may do the next one. There is no time: turns last, and
+nobody is lost.
 """
 
 import pytest
 
-# What a process does with each step, by name; `None` ends it.
 BE, LS = ("a", "b"), "ls"
 
 
