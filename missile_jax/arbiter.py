@@ -50,6 +50,14 @@ def program() -> Path:
     return Path(_native.__file__).with_name("missile-arbiter")
 
 
+def check_device(name: str) -> None:
+    """Raises ConfigError for a name that no device has."""
+    try:
+        _native.check_device(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def tenants(device: str = DEFAULT_DEVICE) -> list[TenantFigures] | None:
     """The tenants of `device`; None if no arbiter runs, and so none has come.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from missile_jax.arbiter import DEFAULT_DEVICE
+from missile_jax.arbiter import DEFAULT_DEVICE, check_device
 from missile_jax.errors import ConfigError, PluginError
 from missile_jax.plugin import ALWAYS, PLATFORM
 from missile_jax.plugin.library import VARIABLE, find_library
@@ -107,7 +107,9 @@ def run(
     if launches is not None:
         environment["MISSILE_PJRT_LAUNCHES"] = str(launches)
     if arbiter:
-        environment["MISSILE_PJRT_ARBITER"] = device or _device(library.cuda, environment)
+        shared = device or _device(library.cuda, environment)
+        check_device(shared)
+        environment["MISSILE_PJRT_ARBITER"] = shared
     if idle if idle is not None else (arbiter and not latency and not library.cuda):
         if not arbiter:
             raise ConfigError("--idle needs the arbiter, got --no-arbiter")

@@ -199,6 +199,8 @@ void BindArbiter(py::module_& m) {
     values["settle_ns"] = limits.settle_ns;
     return values;
   });
+  m.def("check_device", &arbiter::CheckDevice, py::arg("name"),
+        "Raises ValueError for a name that no device has.");
   m.def("arbiter_folder", &arbiter::Folder, "Where this user's arbiters have their sockets.");
   m.def("arbiter_tenants", &ListTenants, py::arg("device"),
         "What the arbiter of `device` tells of each tenant; None if there is no arbiter.");

@@ -60,6 +60,11 @@ class Arbitrated : public Gate {
     tenant_.Leave(device_ns, launch.host_callback);
   }
 
+  void TellMemory(std::uint64_t used_bytes, std::uint64_t peak_bytes,
+                  std::uint64_t limit_bytes) noexcept override {
+    tenant_.TellMemory(used_bytes, peak_bytes, limit_bytes);
+  }
+
  private:
   arbiter::Tenant tenant_;
 };
