@@ -3,8 +3,8 @@
 Best-effort processes are killed while they have the turn, the arbiter is killed, and tenants write
 random bytes to the pages that the arbiter reads. Meanwhile latency-sensitive work comes and looks
 how long it takes until it has the device alone. Launches are sleeps: the device is simulated, and
-who has it is told by locks of the system, which end with a killed process. Where a PJRT plugin is
-at hand, a real JAX process allocates past its cap too.
+who has it is told by locks of the system, which end with a killed process. A real JAX process, on a
+PJRT plugin through the wrapper, allocates past its cap.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _soak(
         lost = phase("arbiter killed", lambda watch: _kill_arbiters(kills, latency, watch))
         hostile = phase("hostile bytes", lambda _: _hostile(folder, hostile_s, seed))
         cap = {"over_cap": 0, "refused": 0}
-        if wrap is not None and over_cap:
+        if over_cap:
             cap = phase("past its cap", lambda _: _past_cap(over_cap, wrap))
     finally:
         for one in spinning:
@@ -300,9 +300,10 @@ print(json.dumps({"over_cap": count, "refused": refused}))
 """
 
 
-def _past_cap(times: int, wrap: Path) -> dict[str, Any]:
+def _past_cap(times: int, wrap: Path | None) -> dict[str, Any]:
     missile = Path(sys.executable).with_name("missile")
-    limits = ("--memory", f"{_CAP_MIB}MiB", "--device", DEVICE, "--wrap", str(wrap))
+    wrapped = () if wrap is None else ("--wrap", str(wrap))
+    limits = ("--memory", f"{_CAP_MIB}MiB", "--device", DEVICE, *wrapped)
     program = (sys.executable, "-c", _OVER_CAP, str(times), str(_CAP_MIB * 2**20))
     done = subprocess.run(
         [missile, "run", *limits, "--", *program], capture_output=True, text=True, check=False

@@ -64,7 +64,7 @@ def training(batch: int) -> Callable[[], None]:
     @jax.jit
     def train(params, moments):
         def loss_of(params):
-            logits = model.apply(params, images)
+            logits = jnp.asarray(model.apply(params, images))
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         loss, gradients = jax.value_and_grad(loss_of)(params)

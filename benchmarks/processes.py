@@ -145,7 +145,7 @@ class Group:
 
 
 def run(chosen: Settings, console: Console) -> Report:
-    """Raises ConfigError if there is no plugin to run on."""
+    """Raises RuntimeError if a process ends, such as for want of a plugin to run on."""
     bench = _Bench(chosen, console)
     with bench:
         for repeat in range(chosen.repeats):

@@ -121,19 +121,19 @@ class Multiplexer:
             if served.queue or self.table.tenant_limits:
                 self._admit(served, request)
             self.table.arrived(served, request)
-            if served.latency and self._announces:
-                self.sharing.announce(request.future)
+            if served.latency and (sharing := self._told_early) is not None:
+                sharing.announce(request.future)
             if request.deadline_ns != NEVER_NS and self._deadlines.add(request):
                 self._sooner.notify()
 
     @property
-    def _announces(self) -> bool:
-        """Whether LS work is told to other processes when it arrives, not when it is launched.
+    def _told_early(self) -> Sharing | None:
+        """What LS work is told to when it arrives, and not when it is launched.
 
-        Where it waits for best effort of this process, which waits for others, it must not hold
-        these back.
+        None where it waits for best effort of this process, which waits for other processes: it must
+        not hold these back.
         """
-        return self.sharing is not None and self.device.autonomous and self.policy.overlaps
+        return self.sharing if self.device.autonomous and self.policy.overlaps else None
 
     def attend(self, request: Request) -> None:
         """Launches what is next, and runs it on this thread if it is the job of `request`."""
@@ -221,7 +221,7 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
-        if not (served.latency and self._announces):
+        if not (served.latency and self._told_early):
             piece.sharing = self.sharing
         if served.moves:
             _count_swap(served, piece)

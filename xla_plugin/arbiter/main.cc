@@ -66,6 +66,7 @@ int Detach(const std::string& device, double idle_seconds) {
     setsid();
     if (chdir("/") != 0) return 1;
     const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (nothing < 0) return 1;
     dup2(nothing, STDIN_FILENO);
     dup2(nothing, STDOUT_FILENO);
     return Run(device, idle_seconds, ends[1]);

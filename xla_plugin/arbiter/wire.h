@@ -15,7 +15,7 @@ namespace missile::arbiter {
 
 inline constexpr std::uint32_t kWireMagic = 0x3157414d;  // "MAW1"
 
-enum class Ask : std::uint32_t { kJoin = 1, kList = 2 };
+enum class Ask : std::uint32_t { kNothing = 0, kJoin = 1, kList = 2 };
 
 // The first message of a connection. With kJoin come two files: the tenant's page, and an eventfd
 // that it rings.
