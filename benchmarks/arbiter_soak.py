@@ -102,7 +102,7 @@ def _soak(
         for one in spinning:
             one.say(f"spin {LAUNCH_MS} {device}")
             one.hear("spinning")
-        phase("nothing", lambda watch: watch.await_more(50))
+        calm = phase("nothing", _share_of_leftover)
         killed = phase("best effort killed", lambda watch: _kill_holders(kills, watch))
         lost = phase("arbiter killed", lambda watch: _kill_arbiters(kills, latency, watch))
         hostile = phase("hostile bytes", lambda _: _hostile(folder, hostile_s, seed))
@@ -121,6 +121,7 @@ def _soak(
         "ls_stall_ms_p99": float(np.percentile(stalls, 99)),
         "ls_enter_us_max": max(watch.enter_us for watch in phases),
         "be_launch_ms": LAUNCH_MS,
+        "be_share_of_leftover": calm["be_share_of_leftover"],
         "be_killed": killed["killed"],
         "grant_back_ms_max": killed["grant_back_ms_max"],
         "arbiter_killed": lost["killed"],
@@ -149,11 +150,10 @@ class _Watch:
     slipped: int = 0
     enter_us: float = 0.0
 
-    def await_more(self, requests: int) -> dict[str, Any]:
+    def await_more(self, requests: int) -> None:
         """Until so many more have come and gone."""
         done = len(self.stalls_ms) + requests
         _until(lambda: len(self.stalls_ms) >= done, "latency-sensitive work to be done")
-        return {}
 
 
 @contextmanager
@@ -187,6 +187,21 @@ def _latency(tenant: Tenant, device: Path) -> Iterator[_Watch]:
     finally:
         stop.set()
         thread.join()
+
+
+def _share_of_leftover(watch: _Watch) -> dict[str, Any]:
+    """How much of the time that latency-sensitive work leaves best-effort launches take."""
+    before, start_ns = _busy_ns(), time.monotonic_ns()
+    watch.await_more(50)
+    after, elapsed_ns = _busy_ns(), time.monotonic_ns() - start_ns
+    left_ns = elapsed_ns - (after[True] - before[True])
+    return {"be_share_of_leftover": (after[False] - before[False]) / left_ns}
+
+
+def _busy_ns() -> dict[bool, int]:
+    """Of latency-sensitive tenants, and of the others."""
+    found = tenants(DEVICE) or ()
+    return {kind: sum(t.busy_ns for t in found if t.latency == kind) for kind in (True, False)}
 
 
 def _until(holds: Callable[[], bool], what: str) -> None:

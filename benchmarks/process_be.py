@@ -46,7 +46,7 @@ class Cnn(nn.Module):
 def inference(batch: int) -> Callable[[], None]:
     model, x = Mlp(), jax.random.normal(jax.random.key(0), (batch, 1024))
     variables = jax.jit(model.init)(jax.random.key(1), x)
-    predict = jax.jit(lambda v, x: model.apply(v, x).argmax(-1))
+    predict = jax.jit(lambda v, x: jnp.argmax(jnp.asarray(model.apply(v, x)), -1))
 
     def step() -> None:
         np.asarray(predict(variables, x))

@@ -130,8 +130,8 @@ class Multiplexer:
     def _told_early(self) -> Sharing | None:
         """What LS work is told to when it arrives, and not when it is launched.
 
-        None where it waits for best effort of this process, which waits for other processes: it must
-        not hold these back.
+        None where it waits for best effort of this process, which waits for other processes: these
+        must not wait for it.
         """
         return self.sharing if self.device.autonomous and self.policy.overlaps else None
 
