@@ -19,6 +19,13 @@ from missile_jax.errors import ConfigError, MissileError, PluginError
 
 MISSILE = Path(sys.executable).with_name("missile")
 PLUGIN = Path(sys.prefix) / "pjrt/lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so"
+
+
+def top(*words) -> str:
+    """Not its result: that holds the frame of the test, and so the tenants that live there."""
+    return CliRunner().invoke(app, ["top", *words], env={"COLUMNS": "160"}).stdout
+
+
 TELL = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
@@ -95,15 +102,14 @@ def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
         shown = {}
         while not shown.get("wanting"):  # It waits for the launch that was announced.
             assert time.monotonic() < end
-            done = CliRunner().invoke(app, ["top", "--once", "--json"])
-            (shown,) = [t for t in json.loads(done.stdout)["tenants"] if t["name"] == "train.py"]
+            found = json.loads(top("--once", "--json"))["tenants"]
+            (shown,) = [tenant for tenant in found if tenant["name"] == "train.py"]
             latency.leave(announced)  # A claim without news would end.
             announced = latency.enter()
         assert shown["launches"] >= 20
         assert shown["memory_limit_bytes"] == 2**30
         assert 4000 <= shown["memory_bytes"] <= shown["memory_peak_bytes"]
-        table = CliRunner().invoke(app, ["top", "--once"], env={"COLUMNS": "160"}).stdout
-        rows = [line.split() for line in table.splitlines()]
+        rows = [line.split() for line in top("--once").splitlines()]
         assert ["server", "latency"] in [row[:2] for row in rows]
         (row,) = [row for row in rows if row[0] == "train.py"]
         assert row[1] in ("best-effort", "*")
@@ -114,9 +120,9 @@ def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
 
 
 def test_top_says_when_nobody_is_there():
-    assert CliRunner().invoke(app, ["top", "--once"]).stdout == "device cpu: no arbiter runs\n"
-    done = CliRunner().invoke(app, ["top", "--once", "--json", "--device", "gpu0"])
-    assert json.loads(done.stdout) == {"device": "gpu0", "tenants": None}
+    assert top("--once") == "device cpu: no arbiter runs\n"
+    document = json.loads(top("--once", "--json", "--device", "gpu0"))
+    assert document == {"device": "gpu0", "tenants": None}
     assert CliRunner().invoke(app, ["top", "--json"]).exit_code == 2
 
 

@@ -109,7 +109,9 @@ def test_a_second_one_of_a_device_leaves_it_to_the_first():
     assert tenant.connected
 
 
-@pytest.mark.parametrize("arguments", [(), ("d", "-1"), ("d", "1", "2"), ("--detach",)])
+@pytest.mark.parametrize(
+    "arguments", [(), ("d", "-1"), ("d", "1", "2"), ("--detach",), ("--detach", "f")]
+)
 def test_it_says_how_it_is_used(arguments):
     ran = subprocess.run([ARBITER, *arguments], capture_output=True, text=True, timeout=LONG_S)
     assert ran.returncode == 2
@@ -245,6 +247,19 @@ def test_tenants_of_a_killed_arbiter_find_another_and_what_they_do_goes_on(child
         effort.leave(entered)
     assert other.process.poll() is None
     assert len(arbiters(Path(os.environ["XDG_RUNTIME_DIR"]))) == 1
+
+
+def test_another_arbiter_is_where_the_first_was_whatever_the_environment_says_now(
+    folder, tmp_path, monkeypatch
+):
+    tenant = Tenant(device="d", name="one")
+    first = tenant.arbiter_pid
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "elsewhere"))
+    os.kill(first, signal.SIGKILL)
+    await_(lambda: tenant.connected and tenant.arbiter_pid != first)
+    os.kill(tenant.arbiter_pid, signal.SIGKILL)
+    assert not (tmp_path / "elsewhere" / "missile").exists()
 
 
 def test_without_an_arbiter_latency_goes_on_and_best_effort_within_its_own_limit(tmp_path):

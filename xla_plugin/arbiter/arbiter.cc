@@ -42,9 +42,9 @@ File Lock(const std::string& path) {
   Throw("arbiter: lock " + path);
 }
 
-std::string Prefix(const std::string& device) {
+std::string Prefix(const std::string& folder, const std::string& device) {
   CheckDevice(device);
-  return Folder() + "/" + device;
+  return folder + "/" + device;
 }
 
 }  // namespace
@@ -79,11 +79,12 @@ struct Arbiter::Tenant {
   bool Wants() const { return page->wanting.load() != 0; }
 };
 
-Arbiter::Arbiter(const std::string& device, std::int64_t idle_exit_ns, Limits limits)
+Arbiter::Arbiter(const std::string& folder, const std::string& device, std::int64_t idle_exit_ns,
+                 Limits limits)
     : limits_(limits),
       idle_exit_ns_(idle_exit_ns),
-      path_(Prefix(device) + ".sock"),
-      lock_(Lock(Prefix(device) + ".lock")),
+      path_(Prefix(folder, device) + ".sock"),
+      lock_(Lock(Prefix(folder, device) + ".lock")),
       generation_(std::random_device{}() % Turn::kMostGeneration),
       settled_ns_(NowNs() + limits.settle_ns),
       empty_since_ns_(NowNs()) {

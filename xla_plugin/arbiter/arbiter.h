@@ -17,9 +17,10 @@ namespace missile::arbiter {
 
 class Arbiter {
  public:
-  // Takes the device's lock and listens. `idle_exit_ns`: Run() ends when there has been no tenant
-  // for so long. Throws std::system_error, std::runtime_error.
-  explicit Arbiter(const std::string& device, std::int64_t idle_exit_ns, Limits limits = {});
+  // Takes the device's lock and listens, in a folder of Folder()'s kind. `idle_exit_ns`: Run() ends
+  // when there has been no tenant for so long. Throws std::system_error, std::invalid_argument.
+  Arbiter(const std::string& folder, const std::string& device, std::int64_t idle_exit_ns,
+          Limits limits = {});
   ~Arbiter();
   Arbiter(const Arbiter&) = delete;
   Arbiter& operator=(const Arbiter&) = delete;

@@ -1,6 +1,7 @@
-// `missile-arbiter [--detach] DEVICE [IDLE_SECONDS]`: the arbiter of a device.
+// `missile-arbiter [--detach FOLDER] DEVICE [IDLE_SECONDS]`: the arbiter of a device.
 //
-// With --detach it returns once an arbiter listens, which goes on in a session of its own.
+// With --detach it returns once an arbiter listens in FOLDER, which goes on in a session of its
+// own.
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -26,9 +27,10 @@ void WriteTo(const std::string& path) {
 }
 
 // Says by exit code whether an arbiter listens; 1 if not.
-int Run(const std::string& device, double idle_seconds, int tell) {
+int Run(const std::string& folder, const std::string& device, double idle_seconds, int tell) {
   try {
-    missile::arbiter::Arbiter arbiter(device, static_cast<std::int64_t>(idle_seconds * 1e9));
+    missile::arbiter::Arbiter arbiter(folder, device,
+                                      static_cast<std::int64_t>(idle_seconds * 1e9));
     if (tell >= 0) {
       if (write(tell, "!", 1) != 1) return 1;
       close(tell);
@@ -37,7 +39,7 @@ int Run(const std::string& device, double idle_seconds, int tell) {
       if (tell < 0) std::fprintf(stderr, "another arbiter serves device '%s'\n", device.c_str());
       return 0;
     }
-    if (tell >= 0) WriteTo(missile::arbiter::Folder() + "/" + device + ".log");
+    if (tell >= 0) WriteTo(folder + "/" + device + ".log");
     // Turns are cut finer than the default slack of 50 us.
     prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
     arbiter.Run();
@@ -48,7 +50,7 @@ int Run(const std::string& device, double idle_seconds, int tell) {
   }
 }
 
-int Detach(const std::string& device, double idle_seconds) {
+int Detach(const std::string& folder, const std::string& device, double idle_seconds) {
   // Files that the starter left open.
   close_range(3, ~0U, 0);
   int ends[2];
@@ -69,7 +71,7 @@ int Detach(const std::string& device, double idle_seconds) {
     if (nothing < 0) return 1;
     dup2(nothing, STDIN_FILENO);
     dup2(nothing, STDOUT_FILENO);
-    return Run(device, idle_seconds, ends[1]);
+    return Run(folder, device, idle_seconds, ends[1]);
   }
   close(ends[1]);
   char said = 0;
@@ -83,10 +85,10 @@ int Detach(const std::string& device, double idle_seconds) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool detach = argc > 1 && std::strcmp(argv[1], "--detach") == 0;
-  const int first = detach ? 2 : 1;
-  if (argc <= first || argc > first + 2) {
-    std::fprintf(stderr, "usage: missile-arbiter [--detach] DEVICE [IDLE_SECONDS]\n");
+  const bool detach = argc > 2 && std::strcmp(argv[1], "--detach") == 0;
+  const int first = detach ? 3 : 1;
+  if (argc <= first || argc > first + 2 || argv[first][0] == '-') {
+    std::fprintf(stderr, "usage: missile-arbiter [--detach FOLDER] DEVICE [IDLE_SECONDS]\n");
     return 2;
   }
   const double idle_seconds =
@@ -95,5 +97,11 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "IDLE_SECONDS must be above 0 and at most 1e6, got %s\n", argv[first + 1]);
     return 2;
   }
-  return detach ? Detach(argv[first], idle_seconds) : Run(argv[first], idle_seconds, -1);
+  if (detach) return Detach(argv[2], argv[first], idle_seconds);
+  try {
+    return Run(missile::arbiter::Folder(), argv[first], idle_seconds, -1);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "missile arbiter: %s\n", error.what());
+    return 1;
+  }
 }

@@ -43,7 +43,7 @@ constexpr int kFirstRetryMs = 2;
 constexpr int kLastRetryMs = 1000;
 constexpr int kTriesAtStart = 10;
 
-void Check(const TenantOptions& options) {
+TenantOptions Checked(TenantOptions options) {
   CheckDevice(options.device);
   const bool plain = std::all_of(options.name.begin(), options.name.end(),
                                  [](char c) { return c >= ' ' && c <= '~'; });
@@ -60,6 +60,7 @@ void Check(const TenantOptions& options) {
     throw std::invalid_argument("arbiter: most_in_flight must be 1 to 1024, got " +
                                 std::to_string(options.most_in_flight));
   }
+  return options;
 }
 
 std::string BesideThisLibrary() {
@@ -100,9 +101,11 @@ Mapping EmptyArbiterPage() {
 
 }  // namespace
 
-Tenant::Tenant(TenantOptions options) : options_(std::move(options)), lost_ns_(NowNs()) {
-  Check(options_);
-  path_ = Folder() + "/" + options_.device + ".sock";
+Tenant::Tenant(TenantOptions options)
+    : options_(Checked(std::move(options))),
+      folder_(Folder()),
+      path_(folder_ + "/" + options_.device + ".sock"),
+      lost_ns_(NowNs()) {
   page_file_ = MakeMemory("missile-tenant", sizeof(TenantPage));
   page_mapping_ = Mapping(page_file_, sizeof(TenantPage), true);
   page_ = static_cast<TenantPage*>(page_mapping_.data());
@@ -316,8 +319,9 @@ bool Tenant::Join() {
 bool Tenant::StartArbiter() const {
   std::string program = options_.program.empty() ? BesideThisLibrary() : options_.program;
   std::string detach = "--detach";
+  std::string folder = folder_;
   std::string device = options_.device;
-  char* arguments[] = {program.data(), detach.data(), device.data(), nullptr};
+  char* arguments[] = {program.data(), detach.data(), folder.data(), device.data(), nullptr};
   pid_t child = 0;
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);

@@ -79,7 +79,8 @@ class Tenant {
   void Keep();
 
   const TenantOptions options_;
-  std::string path_;
+  const std::string folder_;  // As the environment was when this tenant was made.
+  const std::string path_;
   File page_file_;
   Mapping page_mapping_;
   TenantPage* page_;

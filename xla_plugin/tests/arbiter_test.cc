@@ -92,7 +92,7 @@ int main() {
   if (mkdtemp(folder.data()) == nullptr) return 1;
   setenv("XDG_RUNTIME_DIR", folder.c_str(), 1);
   {
-    missile::arbiter::Arbiter arbiter("test", 200'000'000);
+    missile::arbiter::Arbiter arbiter(missile::arbiter::Folder(), "test", 200'000'000);
     std::thread daemon([&arbiter] { arbiter.Run(); });
     std::atomic<int> in_flight{0};
     std::vector<std::thread> threads;
