@@ -23,7 +23,7 @@ struct Options {
   int launches = 32;
   // TIMEOUT_S: a launch fails after it has waited for its turn so long; 0 for never.
   double timeout_s = 0.0;
-  // ARBITER: the device that is shared with other processes, as its arbiter names it; empty for none.
+  // ARBITER: the name of the device whose arbiter decides who launches; empty for none.
   std::string arbiter;
   // IDLE: the threads of this process run when no others want a processor.
   bool idle_threads = false;
