@@ -54,7 +54,7 @@ smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
 bench: setup $(VENV)/.pjrt
-	for name in overhead colocation link swap density alloc wrapper recover channels granules; do \
+	for name in overhead colocation link swap density alloc wrapper processes recover channels granules; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json
@@ -65,6 +65,7 @@ soak: setup $(VENV)/.test $(VENV)/.pjrt
 	$(BIN)/python -m benchmarks store-soak --json out/bench/store_soak.json
 	$(BIN)/python -m benchmarks reload-soak --json out/bench/reload_soak.json
 	$(BIN)/python -m benchmarks door-soak --json out/bench/door_soak.json
+	$(BIN)/python -m benchmarks arbiter-soak --json out/bench/arbiter_soak.json
 	$(BIN)/python -m benchmarks fuzz --json out/bench/fuzz.json
 	GRANULE_EXAMPLES=1700 $(BIN)/python -m pytest -q tests/memory/test_granules_stateful.py
 	$(BIN)/python -m pytest -q tests/plugin/whole_zoo.py

@@ -45,6 +45,33 @@ def colocation(
 
 
 @app.command()
+def processes(
+    quick: Quick = False,
+    json: Json = None,
+    seed: Seed = 0,
+    systems: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "uncontrolled,nice19,sched_idle,missile_turns,missile",
+    wrap: Annotated[
+        Path | None, typer.Option(help="The PJRT plugin that all processes run on.")
+    ] = None,
+) -> None:
+    """LS tail and BE rate of processes that share a device: the system's ways, and missile's."""
+    from benchmarks import processes as bench
+
+    chosen = bench.settings(quick, seed, systems.split(","), bench.plugin(wrap))
+    report = bench.run(chosen, console)
+    report.print(
+        "processes",
+        ["launches", "processes", "system", "p50_ms", "p99_ms", "be_share_of_leftover",
+         "longest_step_ms", "requests"],
+    )  # fmt: skip
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
 def overhead(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     """A request through Runtime and HTTP against bare ones; segments against whole models."""
     from benchmarks import overhead as bench
@@ -298,6 +325,35 @@ def door_soak(
 
     report = bench.run(kills, ls_seconds, seed)
     report.print("door-soak", ["what", "n", "p50_ms", "p99_ms", "errors"])
+    _print_summary(report.summary)
+    if json is not None:
+        report.write(json)
+    if bench.failed(report):
+        raise typer.Exit(1)
+
+
+@app.command()
+def arbiter_soak(
+    kills: Annotated[
+        int, typer.Option(min=1, help="Of best-effort processes, and arbiters.")
+    ] = 100,
+    over_cap: Annotated[int, typer.Option(min=0, help="Allocations past a cap.")] = 1000,
+    hostile_seconds: Annotated[float, typer.Option(min=0.1, help="Of random pages.")] = 10.0,
+    json: Json = None,
+    seed: Seed = 0,
+    wrap: Annotated[
+        Path | None, typer.Option(help="The PJRT plugin of the process with a cap.")
+    ] = None,
+) -> None:
+    """Holders and arbiters killed, foul tenants; fails if LS stalls or anything is left."""
+    from benchmarks import arbiter_soak as bench
+    from benchmarks.processes import plugin
+
+    report = bench.run(kills, over_cap, hostile_seconds, seed, plugin(wrap))
+    report.print(
+        "arbiter-soak",
+        ["what", "ls_requests", "stall_p50_ms", "stall_p99_ms", "stall_max_ms", "slipped"],
+    )  # fmt: skip
     _print_summary(report.summary)
     if json is not None:
         report.write(json)

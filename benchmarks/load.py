@@ -80,12 +80,13 @@ class BestEffort:
         has to be load of the same kind on both sides of an edge.
         """
         return {
-            name: batch[name] * _jobs_inside(ran_s, start_s, end_s) / (end_s - start_s)
+            name: batch[name] * jobs_inside(ran_s, start_s, end_s) / (end_s - start_s)
             for name, ran_s in self._ran_s.items()
         }
 
 
-def _jobs_inside(ran_s: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
+def jobs_inside(ran_s: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
+    """How many jobs ran between two times, of which one that an edge cuts is a part."""
     return sum(
         max(0.0, min(done, end_s) - max(sent, start_s)) / (done - sent) for sent, done in ran_s
     )

@@ -295,6 +295,7 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "store_soak": _figures,
     "reload_soak": _figures,
     "door_soak": _figures,
+    "arbiter_soak": _figures,
     "fuzz": _figures,
     "serving": _serving,
     "serving-ls": _serving_ls,

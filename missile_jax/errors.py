@@ -22,6 +22,7 @@
     │   ├── ChannelMapError      a map, or a page's state, is impossible
     │   └── RecoveryError        no map explains what was measured well enough
     ├── PluginError              no PJRT plugin can be wrapped, or not this one
+    ├── ArbiterError             the arbiter of a device cannot be reached or started
     ├── AccessError              a client may not do what it asks for
     │   ├── UnauthenticatedError  nobody knows who it is
     │   └── ForbiddenError       it is known, and may not
@@ -134,6 +135,10 @@ class RecoveryError(ChannelError):
 
 class PluginError(MissileError, RuntimeError):
     """The PJRT plugin cannot be registered: nothing to wrap, or nothing that can be."""
+
+
+class ArbiterError(MissileError):
+    """The arbiter of a device that processes share can not be reached, nor started."""
 
 
 class AccessError(MissileError):

@@ -19,11 +19,14 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from missile_jax._native import Tenant as NativeTenant
 from missile_jax._native import keep_freed_memory
+from missile_jax.arbiter import join
 from missile_jax.engine.clock import WallClock
 from missile_jax.engine.device import InlineDevice, LaneDevice
 from missile_jax.engine.multiplexer import LaunchRecord, Multiplexer, ReplacedError
 from missile_jax.engine.request import NEVER_NS, Request, RequestFuture
+from missile_jax.engine.sharing import Sharing
 from missile_jax.engine.stats import latency_percentiles
 from missile_jax.engine.table import Served
 from missile_jax.errors import ConfigError, ModelLoadError, RuntimeClosedError
@@ -39,7 +42,7 @@ from missile_jax.schedule.admission import level_of
 from missile_jax.schedule.policies import make_policy
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.view import Policy
-from missile_jax.spec import JaxDevice, Model, ModelInfo, PyTree, Tenant, size_bytes
+from missile_jax.spec import JaxDevice, Model, ModelInfo, Priority, PyTree, Tenant, size_bytes
 
 # A latency-sensitive request that is shorter runs on the thread that submits it, if the device is
 # free: handing it to another thread and back takes as long.
@@ -81,6 +84,9 @@ class Runtime:
     cache_dir: for compiled programs and measured costs; ``$MISSILE_CACHE`` or
         ``~/.cache/missile_jax`` by default. JAX's own compilation cache setting wins.
     observer: called with a LaunchRecord after each launch, on the launching thread.
+    arbiter: the name of a device that other processes share, such as ``"cpu"``; by default
+        ``$MISSILE_ARBITER``. LS requests are then announced to them, and best-effort launches wait
+        for theirs, and for turns: see docs/arbiter.md. Empty: the device is not shared.
 
     Two things change for the whole process (docs/scheduling.md). Memory that is freed is kept for
     the next launch's buffers; that reaches furthest if the runtime is made before JAX is first
@@ -105,6 +111,7 @@ class Runtime:
         copy_observer: Callable[[CopyRecord], None] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
+        arbiter: str | None = None,
     ) -> None:
         # Before JAX starts its threads, if this is the first use of it: each clings to a heap.
         keep_freed_memory()
@@ -119,6 +126,9 @@ class Runtime:
         self._costs = MeasuredCosts(self._device, directory / "costs")
         self._builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
         self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
+        shared = arbiter if arbiter is not None else os.environ.get("MISSILE_ARBITER")
+        if shared:
+            self._mux.sharing = Sharing(partial(_join, shared))
         self._memory = None
         if disk is not None and host_memory is None:
             raise ConfigError("disk= needs host_memory=, else nothing goes to disk")
@@ -174,6 +184,7 @@ class Runtime:
         Raises:
             ConfigError: a field has an impossible value.
             ModelExistsError: a model of this name is loaded, and it is not to be replaced.
+            ArbiterError: the device is shared, and its arbiter cannot be reached or started.
             ModelLoadError: it could not be traced, compiled or run on its example; CheckpointError
                 if its parameters could not be read.
             DeviceMemoryError: its parameters are larger than the device memory for them.
@@ -193,6 +204,8 @@ class Runtime:
                 self._mux.check_open()
                 if not replace:
                     self._mux.table.check_free(spec.name)
+            if self._mux.sharing is not None:
+                self._mux.sharing.expect(spec.priority is Priority.LATENCY)
             program = load(spec, self._builder, segment_all=self._memory is not None)
             self._costs.save()
             program, parameters = self._place(spec, program)
@@ -529,6 +542,10 @@ class Runtime:
                 mux.observers = _without(mux.observers, observer)
                 if memory is not None:
                     memory.observers = _without(memory.observers, copy_observer)
+
+
+def _join(device: str, latency: bool) -> NativeTenant:
+    return join(device, f"runtime {os.getpid()}", latency=latency)
 
 
 def _without(observers: tuple[Any, ...], one: Any) -> tuple[Any, ...]:

@@ -59,7 +59,6 @@ def test_the_plugin_s_options_are_those_that_it_reads():
     page = (ROOT / "docs" / "plugin.md").read_text()
     listed = re.findall(r"^\| `MISSILE_PJRT_(\w+)` \|", page, re.MULTILINE)
     source = (ROOT / "xla_plugin" / "pjrt" / "options.cc").read_text()
-    read = set(re.findall(r'lookup\("(\w+)"\)|bytes\("(\w+)"', source))
-    names = {name for pair in read for name in pair if name}
+    names = set(re.findall(r'\b(?:lookup|bytes|flag)\("(\w+)"', source))
     assert set(listed) == names | {"LIBRARY", "ALWAYS"}
     assert len(listed) == len(set(listed))

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from missile_jax.cli import bench, channel_plan, channels, client, models, serve, store, token
+from missile_jax.cli import (
+    arbiter,
+    bench,
+    channel_plan,
+    channels,
+    client,
+    models,
+    run,
+    serve,
+    store,
+    token,
+    top,
+)
 from missile_jax.errors import ConfigError, MissileError
 
 app = typer.Typer(
@@ -17,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (serve, models, client, bench):
+for group in (serve, models, client, bench, run, top, arbiter):
     app.add_typer(group.app)
 channels.app.add_typer(channel_plan.app)
 app.add_typer(store.app, name="store")

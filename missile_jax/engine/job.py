@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from missile_jax.engine.request import Request
+from missile_jax.engine.sharing import Sharing
 from missile_jax.memory.parameters import Parameters
 from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.program import Program
@@ -44,6 +45,10 @@ class Job:
         self.position = 0
         self.compute_ns = 0
         self.ended_ns = 0
+
+    @property
+    def latency(self) -> bool:
+        return self._program.latency
 
     @property
     def done(self) -> bool:
@@ -95,16 +100,26 @@ class Job:
 class Piece:
     """One launch: a segment of a job, or all of it.
 
-    index: of the segment; -1 for the whole plan.
+    index: of the segment; -1 for the whole plan. sharing: asked before it starts; None if the
+    device is this process's alone.
     """
 
-    __slots__ = ("index", "job", "segment", "started_ns")
+    __slots__ = ("index", "job", "segment", "sharing", "started_ns")
 
     def __init__(self, job: Job, segment: Segment, index: int) -> None:
         self.job = job
         self.segment = segment
         self.index = index
         self.started_ns = 0
+        self.sharing: Sharing | None = None
 
     def run(self) -> None:
-        self.job.run(self.segment)
+        if self.sharing is None:
+            self.job.run(self.segment)
+            return
+        # On the clock of the engine: what it waited is no device time.
+        self.started_ns = self.sharing.enter(self.job.latency)
+        try:
+            self.job.run(self.segment)
+        finally:
+            self.sharing.leave(self.job.latency, self.started_ns)

@@ -16,6 +16,7 @@ from missile_jax.engine.deadlines import Deadlines
 from missile_jax.engine.device import Device
 from missile_jax.engine.job import Job, Piece
 from missile_jax.engine.request import NEVER_NS, Phases, Request
+from missile_jax.engine.sharing import Sharing
 from missile_jax.engine.stats import ModelStats
 from missile_jax.engine.table import Served, Table
 from missile_jax.errors import (
@@ -87,6 +88,7 @@ class Multiplexer:
             () if observer is None else (observer,)
         )
         self.memory: Residency | None = None
+        self.sharing: Sharing | None = None
         self.table = Table()
         self.lock = threading.RLock()
         self._idle = threading.Condition(self.lock)
@@ -119,8 +121,19 @@ class Multiplexer:
             if served.queue or self.table.tenant_limits:
                 self._admit(served, request)
             self.table.arrived(served, request)
+            if served.latency and (sharing := self._told_early) is not None:
+                sharing.announce(request.future)
             if request.deadline_ns != NEVER_NS and self._deadlines.add(request):
                 self._sooner.notify()
+
+    @property
+    def _told_early(self) -> Sharing | None:
+        """What LS work is told to when it arrives, and not when it is launched.
+
+        None where it waits for best effort of this process, which waits for other processes: these
+        must not wait for it.
+        """
+        return self.sharing if self.device.autonomous and self.policy.overlaps else None
 
     def attend(self, request: Request) -> None:
         """Launches what is next, and runs it on this thread if it is the job of `request`."""
@@ -208,6 +221,8 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
+        if not (served.latency and self._told_early):
+            piece.sharing = self.sharing
         if served.moves:
             _count_swap(served, piece)
         if not piece.job.ended_ns:
@@ -366,6 +381,8 @@ class Multiplexer:
             self._drop_all(self._closed, outcomes)
             self._sooner.notify_all()
             self._idle.notify_all()
+        if self.sharing is not None:
+            self.sharing.close()
         _resolve(outcomes)
         while self.device.pump():
             pass

@@ -17,6 +17,10 @@ PROGRAMS = {
     "arena_test.cc": ARENA,
     "granules_test.cc": [*ARENA, *GRANULES],
     "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
+    "arbiter_test.cc": [
+        f"../arbiter/{part}.cc"
+        for part in ("arbiter", "decide", "futex", "memory", "tenant", "wire")
+    ],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.
 CUDA_SOURCES = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine

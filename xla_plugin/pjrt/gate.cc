@@ -2,8 +2,9 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <stdexcept>
+#include <utility>
 
+#include "../arbiter/tenant.h"
 #include "../src/clock.h"
 
 namespace missile::pjrt {
@@ -46,11 +47,40 @@ class Bound : public Gate {
   int callbacks_ = 0;
 };
 
+// Shares the device with other processes, as its arbiter says.
+class Arbitrated : public Gate {
+ public:
+  explicit Arbitrated(arbiter::TenantOptions options) : tenant_(std::move(options)) {}
+
+  bool Enter(const LaunchInfo& launch, std::int64_t deadline_ns) override {
+    return tenant_.Enter(deadline_ns, launch.host_callback) != 0;
+  }
+
+  void Leave(const LaunchInfo& launch, std::int64_t device_ns) noexcept override {
+    tenant_.Leave(device_ns, launch.host_callback);
+  }
+
+  void TellMemory(std::uint64_t used_bytes, std::uint64_t peak_bytes,
+                  std::uint64_t limit_bytes) noexcept override {
+    tenant_.TellMemory(used_bytes, peak_bytes, limit_bytes);
+  }
+
+ private:
+  arbiter::Tenant tenant_;
+};
+
 }  // namespace
 
 std::unique_ptr<Gate> MakeGate(const Options& options) {
   if (!options.arbiter.empty()) {
-    throw std::runtime_error("there is no arbiter at " + options.arbiter);
+    arbiter::TenantOptions tenant;
+    tenant.device = options.arbiter;
+    tenant.name = options.tenant;
+    tenant.latency = options.service_class == ServiceClass::kLatency;
+    tenant.weight = options.weight;
+    tenant.most_in_flight = static_cast<std::uint32_t>(options.launches);
+    tenant.idle_threads = options.idle_threads;
+    return std::make_unique<Arbitrated>(std::move(tenant));
   }
   return std::make_unique<Bound>(options.launches);
 }

@@ -39,10 +39,14 @@ class Gate {
   // `device_ns`: how long the device worked on it, without the time behind earlier launches of this
   // client; 0 if it failed to start.
   virtual void Leave(const LaunchInfo& launch, std::int64_t device_ns) noexcept = 0;
+  // What this tenant has of its first device now, for others to see. No limit is 0.
+  virtual void TellMemory(std::uint64_t /*used_bytes*/, std::uint64_t /*peak_bytes*/,
+                          std::uint64_t /*limit_bytes*/) noexcept {}
 };
 
 // By `options.arbiter` the arbiter's, else one that bounds the launches in flight by
-// `options.launches`. Throws std::runtime_error if there is no arbiter to be had.
+// `options.launches`. Throws std::runtime_error if there is no arbiter to be had, and
+// std::invalid_argument if it refuses this tenant.
 std::unique_ptr<Gate> MakeGate(const Options& options);
 
 }  // namespace missile::pjrt

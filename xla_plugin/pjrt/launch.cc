@@ -94,7 +94,12 @@ class Launch {
     for (const auto& device : charged_) {
       device->account.EndLaunch(program_->temporary_bytes, info_.host_callback);
     }
-    if (entered_) program_->tenant->gate().Leave(info_, device_ns);
+    Gate& gate = program_->tenant->gate();
+    if (entered_) gate.Leave(info_, device_ns);
+    if (!charged_.empty()) {
+      const AccountStats stats = charged_.front()->account.Stats();
+      gate.TellMemory(stats.used_bytes, stats.peak_bytes, stats.limit_bytes);
+    }
     for (Event* event : own_events_) {
       if (event == nullptr) continue;
       Question<Slot::kEventDestroy> destroy;

@@ -96,10 +96,14 @@ Options ReadOptions(const Lookup& lookup) {
     options.timeout_s = ParseNumber("TIMEOUT_S", *text, true);
   }
   if (const std::string* text = lookup("ARBITER")) options.arbiter = *text;
-  if (const std::string* text = lookup("STATISTICS")) {
-    if (*text != "0" && *text != "1") Refuse("STATISTICS", *text, "0 or 1");
-    options.statistics = *text == "1";
-  }
+  auto flag = [&](const char* name, bool* to) {
+    if (const std::string* text = lookup(name)) {
+      if (*text != "0" && *text != "1") Refuse(name, *text, "0 or 1");
+      *to = *text == "1";
+    }
+  };
+  flag("IDLE", &options.idle_threads);
+  flag("STATISTICS", &options.statistics);
   return options;
 }
 

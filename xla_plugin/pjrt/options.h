@@ -23,8 +23,10 @@ struct Options {
   int launches = 32;
   // TIMEOUT_S: a launch fails after it has waited for its turn so long; 0 for never.
   double timeout_s = 0.0;
-  // ARBITER: the path of its socket; empty for none.
+  // ARBITER: the name of the device whose arbiter decides who launches; empty for none.
   std::string arbiter;
+  // IDLE: the threads of this process run when no others want a processor.
+  bool idle_threads = false;
   // STATISTICS: an extension of the table tells what the wrapper did.
   bool statistics = false;
 };

@@ -11,5 +11,6 @@ void BindCudaProber(pybind11::module_& m);
 void BindGranules(pybind11::module_& m);
 void BindLink(pybind11::module_& m);
 void BindMemsim(pybind11::module_& m);
+void BindArbiter(pybind11::module_& m);
 
 }  // namespace missile

@@ -98,4 +98,5 @@ PYBIND11_MODULE(_native, m) {
   missile::BindLink(m);
   missile::BindCudaProber(m);
   missile::BindMemsim(m);
+  missile::BindArbiter(m);
 }

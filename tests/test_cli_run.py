@@ -1,0 +1,149 @@
+"""`missile run`, `missile top` and `missile arbiter`, run as people run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.arbiter_processes import arbiters
+from missile_jax._native import Tenant
+from missile_jax.cli import app
+from missile_jax.errors import ConfigError, MissileError, PluginError
+
+MISSILE = Path(sys.executable).with_name("missile")
+PLUGIN = Path(sys.prefix) / "pjrt/lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so"
+
+
+def top(*words) -> str:
+    """Not its result: that holds the frame of the test, and so the tenants that live there."""
+    return CliRunner().invoke(app, ["top", *words], env={"COLUMNS": "160"}).stdout
+
+
+TELL = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    if not PLUGIN.exists():
+        pytest.fail(f"{PLUGIN} is missing; `make test` installs it there")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("MISSILE_PJRT_LIBRARY", raising=False)
+    yield
+    for pid in arbiters(tmp_path):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def missile(*words, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [MISSILE, *map(str, words)], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_the_program_s_environment_asks_for_the_plugin():
+    ran = missile(
+        "run", "--memory", "2GiB", "--weight", "2", "--wrap", PLUGIN, "--name", "train",
+        "--", sys.executable, "-c", TELL,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    names = {name for name in found if name.startswith("MISSILE_PJRT_")}
+    assert {name.removeprefix("MISSILE_PJRT_"): found[name] for name in names} == {
+        "ALWAYS": "1",
+        "ARBITER": "cpu",
+        "CLASS": "best_effort",
+        "IDLE": "1",
+        "LAUNCHES": "1",
+        "LIBRARY": str(PLUGIN),
+        "MEMORY": str(2 * 2**30),
+        "TENANT": "train",
+        "WEIGHT": "2",
+    }
+    assert found["JAX_PLATFORMS"] == "missile,cpu"
+
+
+PROGRAM = """
+import os, sys
+import jax, jax.numpy as jnp
+assert jax.default_backend() == jax.devices("gpu")[0].platform == jax.devices("cuda")[0].platform
+assert os.sched_getscheduler(0) == os.SCHED_IDLE
+step = jax.jit(lambda x: jnp.tanh(x) + 1.0)
+x = jnp.ones(1000)
+for _ in range(20):
+    x = step(x)
+print(float(x[0]), flush=True)
+sys.stdin.readline()
+print(float(step(x)[0]), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
+    latency = Tenant(device="cpu", name="server", latency=True)
+    (tmp_path / "train.py").write_text(PROGRAM)
+    command = [MISSILE, "run", "--wrap", PLUGIN, "--memory", "1GiB", "--"]
+    with subprocess.Popen(
+        [*command, sys.executable, tmp_path / "train.py"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as program:  # fmt: skip
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert float(program.stdout.readline()) > 1.0
+        announced = latency.enter()
+        print("go on", file=program.stdin, flush=True)
+        end = time.monotonic() + 60.0
+        shown = {}
+        while not shown.get("wanting"):  # It waits for the launch that was announced.
+            assert time.monotonic() < end
+            found = json.loads(top("--once", "--json"))["tenants"]
+            (shown,) = [tenant for tenant in found if tenant["name"] == "train.py"]
+            latency.leave(announced)  # A claim without news would end.
+            announced = latency.enter()
+        assert shown["launches"] >= 20
+        assert shown["memory_limit_bytes"] == 2**30
+        assert 4000 <= shown["memory_bytes"] <= shown["memory_peak_bytes"]
+        rows = [line.split() for line in top("--once").splitlines()]
+        assert ["server", "latency"] in [row[:2] for row in rows]
+        (row,) = [row for row in rows if row[0] == "train.py"]
+        assert row[1] in ("best-effort", "*")
+        latency.leave(announced)
+        assert float(program.stdout.readline()) > 1.0
+        print("end", file=program.stdin, flush=True)
+    assert program.returncode == 0
+
+
+def test_top_says_when_nobody_is_there():
+    assert top("--once") == "device cpu: no arbiter runs\n"
+    document = json.loads(top("--once", "--json", "--device", "gpu0"))
+    assert document == {"device": "gpu0", "tenants": None}
+    assert CliRunner().invoke(app, ["top", "--json"]).exit_code == 2
+
+
+def test_an_arbiter_can_be_watched():
+    ran = missile("arbiter", "--device", "d", "--idle-exit", "0.1")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (["--wrap", PLUGIN, "--", "no-such-program"], ConfigError, "there is no program"),
+        (["--", "ls"], PluginError, "no plugin to wrap"),
+        (["--wrap", "/nowhere.so", "--", "ls"], PluginError, "/nowhere.so"),
+        (["--wrap", PLUGIN, "--memory", "lots", "--", "ls"], ConfigError, "lots"),
+        (["--wrap", PLUGIN, "--idle", "--no-arbiter", "--", "ls"], ConfigError, "--idle needs"),
+        (["--wrap", PLUGIN, "--device", "../x", "--", "ls"], ConfigError, "a device is named"),
+    ],
+)
+def test_what_cannot_be_run_is_said(words, kind, message):
+    done = CliRunner().invoke(app, ["run", *map(str, words)])
+    assert isinstance(done.exception, kind)
+    assert isinstance(done.exception, MissileError)
+    assert message in str(done.exception)
