@@ -60,12 +60,18 @@ def test_the_operators_example_answers_its_client() -> None:
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=at_once) as server:
         assert server.stdout is not None
         try:
-            address = next(filter(None, (re.search(r"grpc://(\S+);", x) for x in server.stdout)))[1]
+            address = next(filter(None, (re.search(r"grpc://(\S+)", x) for x in server.stdout)))[1]
             ask = [sys.executable, EXAMPLES / "05_client.py", address]
             shown = subprocess.run(ask, capture_output=True, text=True, timeout=120, check=True)
         finally:
             server.terminate()
-        assert server.stdout.read().splitlines() == ["draining", "stopped"]
+        assert server.stdout.read().splitlines() == [
+            "loaded: photos",
+            "loaded on request: texts",
+            "stop with Ctrl-C",
+            "draining",
+            "stopped",
+        ]
     assert server.returncode == 0
     assert shown.stdout.splitlines() == [
         "photos: READY",
