@@ -206,6 +206,31 @@ def _recover(data: Json) -> str:
     return _table(head, rows) + "\n" + most
 
 
+def _processes(data: Json) -> str:
+    rows = []
+    for row in data["rows"]:
+        line = [f"{row['launches']}, {row['processes']} {row['system']}"]
+        line += [f"{row[k]:.1f}" for k in ("p50_ms", "p99_ms")]
+        line.append(f"{row['p99_low_ms']:.1f} - {row['p99_high_ms']:.1f}")
+        line.append(f"{row['longest_step_ms']:.0f}" if "longest_step_ms" in row else "-")
+        line.append(f"{row['be_share_of_leftover']:.2f}" if "longest_step_ms" in row else "-")
+        rows.append(line)
+    head = ["launches, processes, system", "LS p50 ms", "p99 ms", "95 % interval"]
+    return _table([*head, "longest BE step ms", "BE share"], rows)
+
+
+def _processes_worst(data: Json) -> str:
+    summary = data["summary"]
+    rows = [
+        [system, *(f"{summary[f'{figure}.{system}']:.2f}" for figure in _WORST)]
+        for system in dict.fromkeys(r["system"] for r in data["rows"] if r["system"] != "alone")
+    ]
+    return _table(["system", "LS p99 against alone, worst", "BE share, worst"], rows)
+
+
+_WORST = ("ls_p99_vs_alone", "be_share_of_leftover")
+
+
 def _wrapper(data: Json) -> str:
     rows = []
     for row in data["rows"]:
@@ -277,6 +302,8 @@ _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
     "overhead": _overhead,
+    "processes": _processes,
+    "processes-worst": _processes_worst,
     "wrapper": _wrapper,
     "swap": _swap,
     "swap-short": _swap_short,

@@ -89,7 +89,7 @@ class PermutedMap:
     """Group q of m granules has channels ``permutations[index(q)]``, in this order.
 
     index_masks: bit i of index(q) is the parity of ``q & index_masks[i]``.
-    permutations: [P][m], P = 2 ** len(index_masks).
+    permutations: [P, m], P = 2 ** len(index_masks).
 
     Groups straddle pages where m has an odd factor d. Page p then has *phase* p mod d, and d pages
     on end hold a power of two of groups, so that the number of a group is that of its run of d

@@ -25,6 +25,7 @@ from missile_jax.observe.calls import OTHER
 from missile_jax.runtime import Soon
 from missile_jax.server.answer import JSON, Answer, failure
 from missile_jax.server.auth import ANYONE, Call, Caller
+from missile_jax.server.body import Bodies
 from missile_jax.server.codec import (
     decode_request,
     encode_parts,
@@ -33,18 +34,10 @@ from missile_jax.server.codec import (
 from missile_jax.server.connection import CONNECTION, Connection
 from missile_jax.server.control import index_route
 from missile_jax.server.dataplane import Dataplane, Pending
-from missile_jax.server.encoding import (
-    ENCODINGS,
-    WORTH_IT_BYTES,
-    accepted,
-    deflate,
-    inflate,
-)
+from missile_jax.server.encoding import WORTH_IT_BYTES, deflate
 from missile_jax.server.guard import CALLER, authorizations, guarded
-from missile_jax.server.inflight import Claim, ReleasedError
 from missile_jax.server.interruption import Interruptible, stopped
 from missile_jax.server.openapi import document
-from missile_jax.server.turns import Turns
 from missile_jax.server.watch import REQUEST_ID, Watch, Watched, by_name, request_id
 from missile_jax.server.workers import LARGE_BYTES, Workers
 
@@ -75,13 +68,12 @@ class HttpApp:
         routes: Sequence[Route] = (),
     ) -> None:
         self._dataplane = dataplane
-        self._max_body_bytes = max_body_bytes
         self._watch = watch
         self._starlette = _starlette(dataplane, routes)
         self._others = Interruptible(self._starlette)
-        self._turns = Turns()
         self._answered = dataplane.calls.door("http")
         self.workers = Workers("missile-http")
+        self._bodies = Bodies(dataplane, max_body_bytes, self.workers)
 
     def routes(self) -> set[tuple[str, str]]:
         """(method, path) of every route, as `openapi.yaml` writes paths."""
@@ -164,17 +156,17 @@ class HttpApp:
             caller = self._dataplane.tokens.caller(authorizations(scope))
             caller.check(Call.INFER)
             regions = self._dataplane.regions_for(caller)
-        length, encoding, accept = _head(scope["headers"], self._max_body_bytes)
+        length, encoding, accept = self._bodies.head(scope["headers"])
         claim = None
         try:
             message = await receive()
             if encoding is None and not message.get("more_body"):
-                parts = self._whole(message)
+                parts = self._bodies.whole(message)
             else:
                 claim = self._dataplane.inflight.claim()
-                parts = await self._read(name, message, receive, claim)
+                parts = await self._bodies.read(name, message, receive, claim)
                 if parts is not None and encoding is not None:
-                    parts = await self._inflate(name, parts, encoding, claim, connection)
+                    parts = await self._bodies.inflate(name, parts, encoding, claim, connection)
             if parts is None or connection.is_closing():
                 return None
 
@@ -211,58 +203,6 @@ class HttpApp:
         finally:
             if claim is not None:
                 claim.release()
-
-    def _whole(self, message: Message) -> list[bytes] | None:
-        """The body that is in one message. Raises HTTPException for one over the limit."""
-        if message["type"] == "http.disconnect":
-            return None
-        if len(message["body"]) > self._max_body_bytes:
-            raise _too_large(self._max_body_bytes)
-        return [message["body"]]
-
-    async def _read(
-        self, name: str, message: Message, receive: Receive, claim: Claim
-    ) -> list[bytes] | None:
-        """The body in parts, one unless it is large; None where the client left before its end.
-
-        message: the first of it.
-
-        Raises HTTPException for one over the limit, ServerBusyError where there is no room for it.
-        """
-        parts, total = [message.get("body", b"")], 0
-        if message.get("more_body") and not self._dataplane.is_latency(name):
-            receive = functools.partial(self._turns.receive, receive)
-        while True:
-            if message["type"] == "http.disconnect":
-                return None
-            total += len(parts[-1])
-            if total > self._max_body_bytes:
-                raise _too_large(self._max_body_bytes)
-            claim.add(len(parts[-1]))
-            if not message.get("more_body"):
-                break
-            message = await receive()
-            parts.append(message.get("body", b""))
-        return parts if len(parts) == 1 or total >= LARGE_BYTES else [b"".join(parts)]
-
-    async def _inflate(
-        self,
-        name: str,
-        parts: list[bytes],
-        encoding: str,
-        claim: Claim,
-        connection: Connection,
-    ) -> list[bytes] | None:
-        """What the body holds, in one part; None where the client leaves, which ends the work."""
-        body = b"".join(parts)
-        work = functools.partial(inflate, body, encoding, self._max_body_bytes, claim.add)
-        connection.on_lost.add(claim.release)
-        try:
-            return [await self.workers.run(self._dataplane.is_latency(name), work)]
-        except ReleasedError:
-            return None
-        finally:
-            connection.on_lost.discard(claim.release)
 
     def _is_large(self, parts: Sequence[bytes]) -> bool:
         """Whether a body is to be left to a thread, or may say that tensors are elsewhere."""
@@ -325,54 +265,8 @@ def _infer_target(path: str) -> tuple[str, str] | None:
     return None
 
 
-def _head(
-    headers: list[tuple[bytes, bytes]], max_body_bytes: int
-) -> tuple[int | None, str | None, str | None]:
-    """Where the JSON part of the body ends, how it is compressed, and how the answer may be.
-
-    Raises HTTPException for headers that rule the body out.
-    """
-    length = encoding = accept = None
-    for key, value in headers:
-        if key == b"inference-header-content-length":
-            length = _whole(key, value)
-        elif key == b"content-length":
-            if _whole(key, value) > max_body_bytes:
-                raise _too_large(max_body_bytes)
-        elif key == b"content-encoding":
-            encoding = _encoding(value)
-        elif key == b"accept-encoding":
-            accept = accepted(value.decode("latin-1"))
-    return length, encoding, accept
-
-
-def _encoding(value: bytes) -> str | None:
-    """How a body is compressed, None for not at all."""
-    name = value.decode("latin-1").strip().lower()
-    if name == "identity":
-        return None
-    if name not in ENCODINGS:
-        allowed = ", ".join(ENCODINGS)
-        raise HTTPException(
-            415,
-            f"Content-Encoding {name:.40} is not known; allowed: {allowed}",
-            {"Accept-Encoding": allowed},
-        )
-    return name
-
-
-def _whole(key: bytes, value: bytes) -> int:
-    if value.isdigit() and len(value) <= 18:
-        return int(value)
-    raise HTTPException(400, f"header {key.decode()} must be a whole number")
-
-
 def _deflate(parts: Sequence[bytes | memoryview], encoding: str) -> bytes:
     return deflate(b"".join(parts), encoding)
-
-
-def _too_large(max_body_bytes: int) -> HTTPException:
-    return HTTPException(413, f"the body is longer than the limit of {max_body_bytes} bytes")
 
 
 def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
