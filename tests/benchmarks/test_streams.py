@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.load import BestEffort, _jobs_inside, latency_stream
+from benchmarks.load import BestEffort, jobs_inside, latency_stream
 
 
 class Delayed:
@@ -29,8 +29,8 @@ class Delayed:
 
 def test_jobs_count_by_the_part_inside_of_the_window() -> None:
     ran = [(0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 5.0)]
-    assert _jobs_inside(ran, 0.5, 3.0) == pytest.approx(0.5 + 1.0 + 0.5)
-    assert _jobs_inside(ran, 5.0, 6.0) == 0.0
+    assert jobs_inside(ran, 0.5, 3.0) == pytest.approx(0.5 + 1.0 + 0.5)
+    assert jobs_inside(ran, 5.0, 6.0) == 0.0
 
 
 def test_best_effort_keeps_one_request_of_each_model_going() -> None:
