@@ -92,6 +92,9 @@ def run(
     if wrap is not None:
         environment[VARIABLE] = str(wrap.absolute())
     library = find_library(environment)
+    # This program may run under `missile run` itself: what it is does not go on to the next.
+    for option in ("ARBITER", "IDLE", "LAUNCHES"):
+        environment.pop(f"MISSILE_PJRT_{option}", None)
     environment |= {
         VARIABLE: str(library.path),
         ALWAYS: "1",

@@ -121,7 +121,10 @@ class Multiplexer:
             if served.queue or self.table.tenant_limits:
                 self._admit(served, request)
             self.table.arrived(served, request)
-            if served.latency and (sharing := self._told_early) is not None:
+            # One whose parameters have to come may wait for best effort of this process to leave.
+            ready = served.latency and served.parameters.can_start
+            if ready and (sharing := self._told_early) is not None:
+                request.announced = True
                 sharing.announce(request.future)
             if request.deadline_ns != NEVER_NS and self._deadlines.add(request):
                 self._sooner.notify()
@@ -221,7 +224,7 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
-        if not (served.latency and self._told_early):
+        if not (served.latency and all(request.announced for request in job.requests)):
             piece.sharing = self.sharing
         if served.moves:
             _count_swap(served, piece)

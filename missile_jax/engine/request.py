@@ -81,10 +81,9 @@ class RequestFuture(Future):
             else:
                 self.set_exception(error)
         except InvalidStateError:
-            return False
-        finally:
-            # It knows the request, which knows this future: nothing is to be left to a collection.
-            self._on_cancel.clear()
+            return False  # Whoever cancelled it takes its callback.
+        # It knows the request, which knows this future: nothing is to be left to a collection.
+        self._on_cancel.clear()
         return True
 
 
@@ -98,6 +97,7 @@ class Request:
     due_ns: when it should be done, for the order of latency-sensitive requests.
     level: in its model's queue those of a lower one go first.
     queue_ns, swap_ns: see `Phases`.
+    announced: other processes have been told of it; see `Sharing`.
     settled: counted as answered, failed, cancelled or late, each request once; nobody waits for
         its result any more.
     finish: makes the future's result of the output leaves.
@@ -115,6 +115,7 @@ class Request:
     started_ns: int = 0
     queue_ns: int = 0
     swap_ns: int = 0
+    announced: bool = False
     settled: bool = False
     rows: int = field(init=False)
     length: int = field(init=False)

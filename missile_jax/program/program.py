@@ -16,6 +16,9 @@ from missile_jax.errors import InvalidInputError, UnsupportedShapeError
 from missile_jax.program.plan import Plan
 from missile_jax.spec import ModelInfo, Priority, PyTree
 
+# Shapes that a program keeps what it knows of; clients choose them.
+_MOST_FITS = 4096
+
 # Copies an array [B, ...], so that XLA's CPU client takes the copy as it is: aligned.
 CopyIn = Callable[[np.ndarray], np.ndarray]
 
@@ -181,6 +184,8 @@ class Program:
         self._check_rows(rows)
         lengths = self.info.lengths
         length = lengths[bisect.bisect_left(lengths, actual)] if lengths else 0
+        if len(self._fits) >= _MOST_FITS:
+            self._fits.clear()
         fit = self._fits[rows, actual] = Fit(
             rows,
             length,

@@ -92,6 +92,7 @@ class Bodies:
     ) -> list[bytes] | None:
         """What the body holds, in one part; None where the client leaves, which ends the work."""
         body = b"".join(parts)
+        parts.clear()
         work = functools.partial(inflate, body, encoding, self._max_body_bytes, claim.add)
         connection.on_lost.add(claim.release)
         try:

@@ -288,7 +288,7 @@ class Pending:
         return getattr(self._future, "phases", None)
 
     def cancel(self) -> None:
-        """Give the request up, unless it runs or is done. May be called from any thread."""
+        """Give the request up, unless it is done. May be called from any thread."""
         self._future.cancel()
 
     @property

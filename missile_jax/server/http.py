@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -36,6 +36,7 @@ from missile_jax.server.control import index_route
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.encoding import WORTH_IT_BYTES, deflate
 from missile_jax.server.guard import CALLER, authorizations, guarded
+from missile_jax.server.inflight import SMALL_BYTES
 from missile_jax.server.interruption import Interruptible, stopped
 from missile_jax.server.openapi import document
 from missile_jax.server.watch import REQUEST_ID, Watch, Watched, by_name, request_id
@@ -103,7 +104,8 @@ class HttpApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        target = _infer_target(scope["path"]) if scope["type"] == "http" else None
+        path = scope["path"] if scope["type"] == "http" else ""
+        target = _known_target(path) if len(path) <= _KNOWN_PATH else _infer_target(path)
         if target is None:
             await self._other(scope, receive, send)
             return
@@ -116,7 +118,7 @@ class HttpApp:
             answer = await self._infer(*target, scope, receive, connection, watched)
         except asyncio.CancelledError:
             error = stopped()
-            answer = failure(error)
+            answer = failure(error, request_id=_request_id(scope))
         except Exception as raised:  # noqa: BLE001 - the last one to hear of it
             error = raised
             answer = failure(error, f"model {target[0]!r}", _request_id(scope))
@@ -160,7 +162,8 @@ class HttpApp:
         claim = None
         try:
             message = await receive()
-            if encoding is None and not message.get("more_body"):
+            short = len(message.get("body", b"")) <= SMALL_BYTES
+            if short and encoding is None and not message.get("more_body"):
                 parts = self._bodies.whole(message)
             else:
                 claim = self._dataplane.inflight.claim()
@@ -254,7 +257,6 @@ def _end(
     answer.headers.extend([(name.encode(), value.encode()) for name, value in more.items()])
 
 
-@functools.lru_cache(maxsize=1024)  # clients ask for the same few, again and again
 def _infer_target(path: str) -> tuple[str, str] | None:
     """Model and version of /v2/models/MODEL[/versions/VERSION]/infer."""
     match path.split("/"):
@@ -263,6 +265,11 @@ def _infer_target(path: str) -> tuple[str, str] | None:
         case ["", "v2", "models", name, "versions", version, "infer"]:
             return name, version
     return None
+
+
+# Clients ask for the same few, again and again. Nothing long is kept: paths are theirs to say.
+_KNOWN_PATH = 256
+_known_target = functools.lru_cache(maxsize=1024)(_infer_target)
 
 
 def _deflate(parts: Sequence[bytes | memoryview], encoding: str) -> bytes:
@@ -319,6 +326,7 @@ def _starlette(dataplane: Dataplane, more: Sequence[Route]) -> Starlette:
         exception_handlers={
             HTTPException: _on_error,
             MissileError: _on_error,
+            ClientDisconnect: _on_left,
             Exception: _on_error,
         },
     )
@@ -340,6 +348,10 @@ def _endpoint(
         return Response(orjson.dumps(document), media_type="application/json")
 
     return endpoint
+
+
+async def _on_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=_CLIENT_LEFT)  # which is counted, and not sent
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -38,9 +38,9 @@ def size(where: str, parameters: Mapping[str, Any], name: str, default: Any = No
 def timeout_us(parameters: Mapping[str, Any]) -> int | None:
     """A request's ``timeout``; None for no limit. Raises CodecError."""
     value = parameters.get("timeout", 0)
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise CodecError(
-            "request: parameter timeout must be a whole number of microseconds, 0 for none"
+            "request: parameter timeout must be a whole number of microseconds below 2**63; 0: none"
         )
     return value or None
 

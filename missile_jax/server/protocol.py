@@ -128,6 +128,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._in_head:  # a trailer: nobody asks for one, and it must not pass for a header
             self._fragment = False
             self._count(len(name) + len(value))
+            if self._last_answer is not None or self.transport.is_closing():
+                raise httptools.HttpParserError("refused")  # what follows is not read
             return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
@@ -143,9 +145,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._forget_upgrade()
             return
-        self._in_body = True
         self._head_bytes = 0
         super().on_headers_complete()
+        self._in_body = True  # and not where its target is none
 
     def _forget_upgrade(self) -> None:
         method = self.parser.get_method()

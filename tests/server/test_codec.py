@@ -153,6 +153,7 @@ def put(*path_and_value):
         (put("outputs", "y"), "must be a list"),
         (put("outputs", [{"name": "y"}, {"name": "y"}]), "named twice"),
         (put("parameters", "timeout", -1), "microseconds"),
+        (put("parameters", "timeout", 2**63), "microseconds"),
         (put("parameters", "timeout", 1.5), "microseconds"),
         (put("parameters", "priority", -1), "priority must be a whole number"),
         (put("parameters", "priority", True), "priority must be a whole number"),

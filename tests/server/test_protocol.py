@@ -163,6 +163,30 @@ def test_trailers_over_the_limit_are_refused(connection):
     assert is_closed(connection)
 
 
+def test_nothing_is_read_behind_trailers_that_are_refused(connection):
+    connection.sendall(chunked(1, b"name: value\r\n" * 500) + LIVE + infer(2))
+    assert [status for status, _ in read(connection)] == [431]
+    assert is_closed(connection)
+
+
+@pytest.mark.parametrize("target", [b"http://x", b"http://a:70000/v2"])
+def test_a_target_without_a_path_is_refused_and_what_came_before_it_answered(
+    connection, gate, target
+):
+    gate.shut()
+    connection.sendall(infer(1) + infer(2))
+    gate.wait_entered()
+    connection.sendall(b"GET %b HTTP/1.1\r\n\r\n" % target)
+    with socket.create_connection(connection.getpeername(), timeout=60) as other:
+        other.sendall(LIVE)  # by the time it is answered, the target has been read
+        assert read(other)[0][0] == 200
+    gate.open()
+    answers = read(connection, responses=3)
+    assert [status for status, _ in answers] == [200, 200, 400]
+    assert [result(body) for _, body in answers[:2]] == [2, 4]
+    assert is_closed(connection)
+
+
 @pytest.mark.parametrize("piece", [b"a" * 1000, b"a: b\r\n" * 100])
 def test_trailers_without_end_are_refused_before_they_fill_the_memory(connection, piece):
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -211,7 +211,8 @@ void Arbiter::Greet(Tenant& tenant) {
 // Why the tenant is not admitted; empty if it is.
 std::string Arbiter::Admit(Tenant& tenant, const Hello& hello, std::vector<File> files) {
   if (hello.ask != Ask::kJoin) return "it asked for what this arbiter does not know";
-  if (std::llabs(hello.now_ns - NowNs()) > kMostClockSkewNs) {
+  const std::int64_t now_ns = NowNs();
+  if (hello.now_ns < now_ns - kMostClockSkewNs || hello.now_ns > now_ns + kMostClockSkewNs) {
     return "its monotonic clock is not the arbiter's: it lives in another time namespace";
   }
   if (files.size() != 2) return "it sent another number of files than its page and its bell";
@@ -287,6 +288,8 @@ void Arbiter::List(const File& socket) {
 }
 
 void Arbiter::Drop(Tenant& tenant) {
+  // The tenant has it open too, so that closing ours does not take it out.
+  if (tenant.bell) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, tenant.bell.get(), nullptr);
   if (tenant.page == nullptr) return;
   if (holder_ == &tenant) holder_ = nullptr;
   if (charged_ == &tenant) charged_ = nullptr;

@@ -98,7 +98,11 @@ py::dict AsDict(const arbiter::Row& row) {
 std::optional<std::vector<py::dict>> ListTenants(const std::string& device) {
   arbiter::CheckDevice(device);
   const std::string path = arbiter::Folder() + "/" + device + ".sock";
-  const arbiter::File socket = arbiter::Connect(path);
+  arbiter::File socket;
+  {
+    py::gil_scoped_release release;
+    socket = arbiter::Connect(path);
+  }
   if (!socket) return std::nullopt;
   const arbiter::Hello hello{arbiter::kWireMagic, arbiter::Ask::kList, NowNs()};
   std::vector<py::dict> found;

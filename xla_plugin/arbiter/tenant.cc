@@ -32,6 +32,7 @@ namespace missile::arbiter {
 namespace {
 
 // After the loss of its arbiter a best-effort launch waits so long for another one.
+constexpr std::int64_t kNestedNs = 20'000'000;
 constexpr std::int64_t kAloneNs = 100'000'000;
 // An arbiter that was rung and has not looked at its tenants for so long is stopped or stuck.
 constexpr std::int64_t kHungNs = 200'000'000;
@@ -159,7 +160,7 @@ void Tenant::Ring() {
 std::int64_t Tenant::Enter(std::int64_t deadline_ns, bool nests) {
   if (options_.latency) return EnterLatency();
   std::int64_t entered_ns = NowNs();
-  if (!TryGo(entered_ns)) entered_ns = WaitForTurn(deadline_ns);
+  if (!TryGo(entered_ns, entered_ns)) entered_ns = WaitForTurn(deadline_ns);
   if (nests && entered_ns != 0) {
     nests_.fetch_add(1);
     // Others that wait for this launch may go now: it could be waiting for them.
@@ -171,13 +172,19 @@ std::int64_t Tenant::Enter(std::int64_t deadline_ns, bool nests) {
 std::int64_t Tenant::EnterLatency() {
   const std::int64_t now_ns = NowNs();
   page_->stamp_ns.store(now_ns);
-  if (page_->in_flight.fetch_add(1) == 0 && arbiter_->open.load() != 0) Ring();
+  page_->in_flight.fetch_add(1);
+  // Not only the first: a claim that was quiet for long has lapsed, and one thread may be ahead.
+  if (arbiter_->open.load() != 0) Ring();
   return now_ns;
 }
 
-bool Tenant::TryGo(std::int64_t now_ns) {
+// One launch of the tenant may launch within itself: what waits may be what it waits for. So no
+// bound holds such a one up, and its turn for a short time only.
+bool Tenant::TryGo(std::int64_t now_ns, std::int64_t since_ns) {
+  const bool nested = nests_.load() != 0;
   const std::uint32_t before = page_->in_flight.fetch_add(1);
-  if (nests_.load() != 0 || (before < options_.most_in_flight && MayGo(now_ns))) {
+  if (((nested || before < options_.most_in_flight) && MayGo(now_ns)) ||
+      (nested && now_ns - since_ns >= kNestedNs)) {
     page_->stamp_ns.store(now_ns, std::memory_order_relaxed);
     return true;
   }
@@ -213,7 +220,6 @@ void Tenant::GoBack() {
 
 std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
   const std::int64_t since_ns = NowNs();
-  page_->figures.waits.fetch_add(1, std::memory_order_relaxed);
   page_->wanting.fetch_add(1);
   Ask(since_ns);
   std::int64_t now_ns = since_ns;
@@ -224,12 +230,15 @@ std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
     const std::uint32_t rung = bell.load();
     const std::uint32_t in_flight = page_->in_flight.load();
     const bool full = in_flight >= options_.most_in_flight && nests_.load() == 0;
-    if (!full && TryGo(now_ns)) {
+    if (!full && TryGo(now_ns, since_ns)) {
       entered_ns = now_ns;
       break;
     }
     if (now_ns >= deadline_ns) break;
     std::int64_t most_ns = std::min(kSliceNs, deadline_ns - now_ns);
+    if (nests_.load() != 0) {
+      most_ns = std::clamp<std::int64_t>(since_ns + kNestedNs - now_ns, 100'000, most_ns);
+    }
     if (const std::int64_t lost_ns = lost_ns_.load(); lost_ns != 0) {
       most_ns = std::clamp<std::int64_t>(lost_ns + kAloneNs - now_ns, 100'000, most_ns);
     }
@@ -242,7 +251,11 @@ std::int64_t Tenant::WaitForTurn(std::int64_t deadline_ns) {
     if (!full && connected()) Ask(now_ns);
   }
   page_->wanting.fetch_sub(1);
-  if (entered_ns == 0) Ring();  // A turn that came for this launch is for others now.
+  if (entered_ns == 0) {
+    Ring();  // A turn that came for this launch is for others now.
+  } else {
+    page_->figures.waits.fetch_add(1, std::memory_order_relaxed);
+  }
   page_->figures.waited_ns.fetch_add(now_ns - since_ns, std::memory_order_relaxed);
   return entered_ns;
 }

@@ -65,7 +65,7 @@ class Tenant {
 
   std::int64_t EnterLatency();
   std::int64_t WaitForTurn(std::int64_t deadline_ns);
-  bool TryGo(std::int64_t now_ns);
+  bool TryGo(std::int64_t now_ns, std::int64_t since_ns);
   bool MayGo(std::int64_t now_ns);
   void GoBack();
   void Ring();

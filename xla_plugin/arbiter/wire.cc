@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -91,6 +92,9 @@ File Listen(const std::string& path) {
 File Connect(const std::string& path) {
   File socket = Socket();
   const sockaddr_un address = Address(path);
+  // One that is stopped accepts nobody: then this ends with EAGAIN.
+  const timeval most{0, 200'000};
+  setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
   if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
     return socket;
   }

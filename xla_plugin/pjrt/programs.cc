@@ -79,7 +79,9 @@ void Learn(LoadedExecutable* loaded, Client* client, std::string_view code) {
       program->devices.push_back(FindDevice(devices.devices[i]));
     }
   }
-  program->host_callback = Mentions(code, "_callback");
+  // The names of JAX's own, and no function's of a program that lies along its source.
+  program->host_callback =
+      Mentions(code, "python_cpu_callback") || Mentions(code, "python_gpu_callback");
 
   Question<Slot::kLoadedExecutableGetExecutable> get;
   get.loaded = loaded;

@@ -22,10 +22,18 @@ bool GranulePool::MakeRoom(std::uint64_t size_bytes, const Channels& channels,
   std::uint64_t free = pages_.FreeIn(channels);
   lock.unlock();
   std::vector<std::unique_ptr<Block>> made;
+  const auto unpin = [&made] {
+    for (const std::unique_ptr<Block>& block : made) block->Unpin();
+  };
   while (free < count) {
     std::unique_ptr<Block> block = arena_->AllocatePage();
     if (block == nullptr) {
-      if (!arena_->MakeRoom(hole_bytes, most_bytes)) break;
+      try {
+        if (!arena_->MakeRoom(hole_bytes, most_bytes)) break;
+      } catch (...) {
+        unpin();
+        throw;
+      }
       continue;
     }
     const PageColours& colours = map().page(block->offset() / kPageBytes);
@@ -34,7 +42,7 @@ bool GranulePool::MakeRoom(std::uint64_t size_bytes, const Channels& channels,
     }
     made.push_back(std::move(block));
   }
-  for (const std::unique_ptr<Block>& block : made) block->Unpin();
+  unpin();
   return free >= count;
 }
 
