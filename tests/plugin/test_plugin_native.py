@@ -12,7 +12,9 @@ NATIVE = Path(__file__).parents[2] / "xla_plugin"
 FAKE = Path(__file__).parents[1] / "fake_pjrt" / "fake_pjrt.cc"
 # Arena, link and what they need.
 MEMORY = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_region engine fair
-holes link region view""".split()
+holes link region view view_set""".split()
+# A tenant of an arbiter.
+TENANT = "decide futex memory tenant wire".split()
 FUZZED = ["arguments", "donations", "gather"]
 FLAGS = ["-std=c++17", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
@@ -22,7 +24,7 @@ def build(folder: Path, sanitizer: str, *sources: Path, flags: tuple[str, ...] =
     checked = [*FLAGS, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", *flags]
 
     def compile_one(source: Path) -> Path:
-        target = folder / f"{source.stem}.o"
+        target = folder / f"{source.parent.name}_{source.stem}.o"
         include = f"-I{NATIVE / 'src'}"
         command = ["c++", *checked, include, "-fPIC", "-c", str(source), "-o", str(target)]
         built = subprocess.run(command, capture_output=True, text=True)
@@ -55,6 +57,7 @@ def test_threads_use_the_wrapper_without_a_finding(sanitizer, tmp_path):
     fake = build(tmp_path, sanitizer, FAKE, flags=("-shared",))
     sources = [*sorted((NATIVE / "pjrt").glob("*.cc"))]
     sources += [NATIVE / "src" / f"{name}.cc" for name in MEMORY]
+    sources += [NATIVE / "arbiter" / f"{name}.cc" for name in TENANT]
     program = build(tmp_path, sanitizer, NATIVE / "tests/pjrt_test.cc", *sources)
     assert "launches" in run(program, fake)
 
