@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from benchmarks.arbiter_processes import arbiters
 from missile_jax._native import Tenant
 from missile_jax.cli import app
-from missile_jax.errors import ConfigError, MissileError, PluginError
 
 MISSILE = Path(sys.executable).with_name("missile")
 PLUGIN = Path(sys.prefix) / "pjrt/lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so"
@@ -132,18 +131,19 @@ def test_an_arbiter_can_be_watched():
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "message"),
+    ("words", "message"),
     [
-        (["--wrap", PLUGIN, "--", "no-such-program"], ConfigError, "there is no program"),
-        (["--", "ls"], PluginError, "no plugin to wrap"),
-        (["--wrap", "/nowhere.so", "--", "ls"], PluginError, "/nowhere.so"),
-        (["--wrap", PLUGIN, "--memory", "lots", "--", "ls"], ConfigError, "lots"),
-        (["--wrap", PLUGIN, "--idle", "--no-arbiter", "--", "ls"], ConfigError, "--idle needs"),
-        (["--wrap", PLUGIN, "--device", "../x", "--", "ls"], ConfigError, "a device is named"),
+        (["--wrap", PLUGIN, "--", "no-such-program"], "there is no program"),
+        (["--", "ls"], "no plugin to wrap"),
+        (["--wrap", "/nowhere.so", "--", "ls"], "/nowhere.so"),
+        (["--wrap", PLUGIN, "--memory", "lots", "--", "ls"], "lots"),
+        (["--wrap", PLUGIN, "--idle", "--no-arbiter", "--", "ls"], "--idle needs"),
+        (["--wrap", PLUGIN, "--device", "../x", "--", "ls"], "a device is named"),
     ],
 )
-def test_what_cannot_be_run_is_said(words, kind, message):
-    done = CliRunner().invoke(app, ["run", *map(str, words)])
-    assert isinstance(done.exception, kind)
-    assert isinstance(done.exception, MissileError)
-    assert message in str(done.exception)
+def test_what_cannot_be_run_is_said(words, message):
+    # In a process of its own, which a program that did run would take the place of.
+    ran = missile("run", *words)
+    assert (ran.returncode in (1, 2), ran.stdout) == (True, "")
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
