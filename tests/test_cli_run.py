@@ -68,6 +68,17 @@ def test_the_program_s_environment_asks_for_the_plugin():
     assert found["JAX_PLATFORMS"] == "missile,cpu"
 
 
+def test_what_another_run_has_set_does_not_go_on():
+    # As where a best-effort launcher starts a latency-sensitive server.
+    outer = {"MISSILE_PJRT_IDLE": "1", "MISSILE_PJRT_LAUNCHES": "1", "MISSILE_PJRT_ARBITER": "x"}
+    ran = missile(
+        "run", "--latency", "--no-arbiter", "--wrap", PLUGIN, "--", sys.executable, "-c", TELL,
+        env=os.environ | outer,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert not outer.keys() & json.loads(ran.stdout).keys()
+
+
 PROGRAM = """
 import os, sys
 import jax, jax.numpy as jnp
