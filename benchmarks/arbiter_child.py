@@ -1,6 +1,6 @@
-"""A tenant in a process of its own, for faults: `arbiter_child.py LIBRARY DEVICE NAME CLASS`.
+"""A tenant in a process of its own: `arbiter_child.py LIBRARY DEVICE NAME CLASS WEIGHT`.
 
-LIBRARY is the native module, which is loaded alone: that takes milliseconds. Commands are lines:
+CLASS is `latency`, `best_effort`, or `idle`: best-effort, with threads that yield. LIBRARY is the native module, which is loaded alone: that takes milliseconds. Commands are lines:
 `enter`, `leave`, and `spin MS FILE`, which launches back to back until the process is killed. Such
 a launch is a sleep that holds a shared lock on the file, which ends with the process.
 """
@@ -22,9 +22,12 @@ def load_native(path: str) -> ModuleType:
 
 
 def main() -> None:
-    library, device, name, kind = sys.argv[1:5]
+    library, device, name, kind, weight = sys.argv[1:]
     native = load_native(library)
-    tenant = native.Tenant(device=device, name=name, latency=kind == "latency")
+    tenant = native.Tenant(
+        device=device, name=name, latency=kind == "latency", idle_threads=kind == "idle",
+        weight=float(weight),
+    )  # fmt: skip
     print("ready", flush=True)
     entered = None
     for line in sys.stdin:

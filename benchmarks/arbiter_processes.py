@@ -32,9 +32,10 @@ def arbiters(runtime_folder: Path) -> list[int]:
 class Child:
     """A tenant in a process of its own: see `arbiter_child`."""
 
-    def __init__(self, device: str, name: str, kind: str = "best_effort") -> None:
+    def __init__(self, device: str, name: str, kind: str = "best_effort",
+                 weight: float = 1.0) -> None:  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-S", _SCRIPT, _native.__file__, device, name, kind],
+            [sys.executable, "-S", _SCRIPT, _native.__file__, device, name, kind, str(weight)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -297,7 +297,7 @@ def _hostile(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
 
 
 # As page.h and wire.h have them.
-PAGE_BYTES, TENANT_MAGIC, WIRE_MAGIC = 256, 0x314E544D, 0x3157414D
+PAGE_BYTES, TENANT_MAGIC, WIRE_MAGIC = 256, 0x324E544D, 0x3157414D
 
 _OVER_CAP = """
 import json, sys

@@ -79,7 +79,7 @@ def run(
         ),
     ] = None,
     arbiter: Annotated[
-        bool, typer.Option("--arbiter/--no-arbiter", help="Whether it shares the device by turns.")
+        bool, typer.Option("--arbiter/--no-arbiter", help="Whether an arbiter says who may launch.")
     ] = True,
 ) -> None:
     """Run a program whose JAX shares its device with other processes.

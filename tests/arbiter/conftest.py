@@ -21,11 +21,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def child() -> Iterator[Callable[[str, str, str], Child]]:
+def child() -> Iterator[Callable[..., Child]]:
     made: list[Child] = []
 
-    def make(device: str, name: str, kind: str = "best_effort") -> Child:
-        made.append(Child(device, name, kind))
+    def make(device: str, name: str, kind: str = "best_effort", weight: float = 1.0) -> Child:
+        made.append(Child(device, name, kind, weight))
         return made[-1]
 
     yield make

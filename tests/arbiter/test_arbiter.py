@@ -311,7 +311,7 @@ def test_a_silent_latency_claim_ends(child):
 
 # What is shared, seen from a tenant that plays foul. The layout is that of page.h.
 PAGE_BYTES, IN_FLIGHT, WANTING, STAMP = 256, 128, 132, 136
-MAGIC, WIRE = 0x314E544D, 0x3157414D
+MAGIC, WIRE = 0x324E544D, 0x3157414D
 
 
 def foul_page(fill: bytes = b"", seal: bool = True, size: int = PAGE_BYTES) -> int:
@@ -491,3 +491,33 @@ def test_threads_may_be_of_the_idle_class_and_the_arbiter_is_not(child, folder):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert ran.stdout.split() == [str(os.SCHED_IDLE), str(os.SCHED_IDLE), str(os.SCHED_OTHER)]
+
+
+def test_what_yields_launches_beside_latency_and_by_weight(child, folder, tmp_path):
+    latency, effort = Tenant(device="d", name="ls", latency=True), Tenant(device="d", name="be")
+    announced = latency.enter()
+    (tmp_path / "one").touch()
+    yielding = [child("d", "1", "idle", 1.0), child("d", "4", "idle", 4.0)]
+    for one in yielding:
+        one.say(f"spin 1 {tmp_path / 'one'}")
+        one.hear("spinning")
+    started = {row["name"]: row["launches"] for row in arbiter_tenants("d")}
+    assert effort.enter(timeout_s=1.0) is None  # It does not yield, and so it waits.
+    rows = {row["name"]: row for row in arbiter_tenants("d")}
+    launches = {name: rows[name]["launches"] - started[name] for name in "14"}
+    assert launches["1"] > 20
+    assert 2.5 < launches["4"] / launches["1"] < 6.0
+    assert rows["1"]["waits"] > 5
+    latency.leave(announced)
+
+
+def test_of_two_that_yield_neither_waits(child, tmp_path):
+    (tmp_path / "one").touch()
+    yielding = [child("d", name, "idle") for name in "ab"]
+    for one in yielding:
+        one.say(f"spin 1 {tmp_path / 'one'}")
+        one.hear("spinning")
+    time.sleep(0.5)
+    for row in arbiter_tenants("d"):
+        assert row["launches"] > 100
+        assert row["waits"] <= 3  # The first, and another if the machine was slow.

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "../src/clock.h"
+#include "share.h"
 
 namespace missile::arbiter {
 namespace {
@@ -60,6 +61,7 @@ struct Arbiter::Tenant {
 
   // Read once.
   bool latency = false;
+  bool yields = false;
   double weight = 1.0;
   std::array<char, kNameBytes> name{};
   std::uint32_t slot = 0;
@@ -74,6 +76,7 @@ struct Arbiter::Tenant {
   std::int64_t revoked_ns = 0;
   // How long these took to end, lately: seen from here, whatever it tells.
   std::int64_t drain_ns = 0;
+  Sharer sharer;  // If it yields.
 
   bool Busy() const { return page->in_flight.load() != 0; }
   bool Wants() const { return page->wanting.load() != 0; }
@@ -240,6 +243,8 @@ std::string Arbiter::Admit(Tenant& tenant, const Hello& hello, std::vector<File>
   }
   tenant.weight = weight;
   tenant.latency = page->latency != 0;
+  tenant.yields = !tenant.latency && page->yields != 0;
+  tenant.sharer.weight = weight;
   tenant.name = page->name;
   tenant.name.back() = '\0';
   for (char& c : tenant.name) {
@@ -253,7 +258,7 @@ std::string Arbiter::Admit(Tenant& tenant, const Hello& hello, std::vector<File>
   tenant.patience_end_ns = tenant.joined_ns + limits_.least_patience_ns;
   tenant.page = page;
   taken_.at(slot) = true;
-  (tenant.latency ? latency_ : best_effort_).push_back(&tenant);
+  (tenant.latency ? latency_ : tenant.yields ? yielding_ : best_effort_).push_back(&tenant);
   return {};
 }
 
@@ -267,7 +272,8 @@ void Arbiter::List(const File& socket) {
     row.latency = tenant->latency ? 1 : 0;
     row.in_flight = tenant->page->in_flight.load();
     row.wanting = tenant->page->wanting.load();
-    row.holds = tenant.get() == holder_ ? 1 : 0;
+    const Turn turn(page_->slots.at(tenant->slot).turn.load());
+    row.holds = now_ns < turn.until_ns() ? 1 : 0;
     row.weight = tenant->weight;
     row.name = tenant->name;
     row.joined_ns = tenant->joined_ns;
@@ -295,7 +301,7 @@ void Arbiter::Drop(Tenant& tenant) {
   if (charged_ == &tenant) charged_ = nullptr;
   page_->slots.at(tenant.slot).turn.store(0);
   taken_.at(tenant.slot) = false;
-  for (std::vector<Tenant*>* of : {&latency_, &best_effort_}) {
+  for (std::vector<Tenant*>* of : {&latency_, &best_effort_, &yielding_}) {
     of->erase(std::remove(of->begin(), of->end(), &tenant), of->end());
   }
 }
@@ -415,12 +421,42 @@ bool Arbiter::Publish(const Decision& decision, std::int64_t now_ns) {
   return changed;
 }
 
+// No order among these stores matters: nobody waits for launches of tenants that yield.
+std::int64_t Arbiter::LookAtYielding(std::int64_t now_ns) {
+  if (yielding_.empty()) return kNeverNs;
+  if (now_ns >= shared_out_ns_ + limits_.quantum_ns) {
+    const std::int64_t elapsed_ns = std::min(now_ns - shared_out_ns_, 2 * limits_.quantum_ns);
+    shared_out_ns_ = now_ns;
+    std::vector<Sharer*> sharers;
+    for (Tenant* tenant : yielding_) {
+      tenant->sharer.at_work = tenant->Busy() || tenant->Wants();
+      if (tenant->sharer.at_work && tenant->sharer.may_launch) tenant->held_ns += elapsed_ns;
+      sharers.push_back(&tenant->sharer);
+    }
+    ShareOut(elapsed_ns, sharers);
+  }
+  int count = 0;
+  for (Tenant* tenant : yielding_) {
+    if (!tenant->sharer.may_launch) {
+      SetTurn(*tenant, Turn());
+    } else if (tenant->Busy() || tenant->Wants()) {
+      const Turn turn(page_->slots.at(tenant->slot).turn.load());
+      const std::int64_t until_ns = Renewed(now_ns, turn.until_ns(), limits_);
+      SetTurn(*tenant, Turn(tenant->generation, until_ns));
+    }
+    if (tenant->sharer.counts) ++count;
+  }
+  return count > 1 ? shared_out_ns_ + limits_.quantum_ns : kNeverNs;
+}
+
 std::int64_t Arbiter::Look() {
   std::int64_t now_ns = NowNs();
   page_->alive_ns.store(now_ns);
   for (int k = 0; k < kMostLooks; ++k) {
     const Decision decision = Decide(MakeView(now_ns), limits_);
-    if (!Publish(decision, now_ns)) return decision.look_again_ns;
+    if (!Publish(decision, now_ns)) {
+      return std::min(decision.look_again_ns, LookAtYielding(now_ns));
+    }
     now_ns = NowNs();
   }
   return now_ns;

@@ -47,6 +47,8 @@ class Arbiter {
   std::int64_t Look();
   View MakeView(std::int64_t now_ns);
   bool Publish(const Decision& decision, std::int64_t now_ns);
+  // Tenants that yield, beside all that. Returns when to look again.
+  std::int64_t LookAtYielding(std::int64_t now_ns);
   void SetTurn(Tenant& tenant, Turn turn);
   void Charge(std::int64_t now_ns);
   void Watch(const File& file, void* what, std::uint32_t events);
@@ -65,6 +67,7 @@ class Arbiter {
   Tenants tenants_;  // Those that have not said what they are among them.
   std::vector<Tenant*> best_effort_;
   std::vector<Tenant*> latency_;
+  std::vector<Tenant*> yielding_;
   std::array<bool, kMostTenants> taken_{};
   std::uint32_t generation_;
   std::int64_t settled_ns_;
@@ -76,6 +79,7 @@ class Arbiter {
   std::uint64_t busy_ns_ = 0;  // What it had told when it was charged last.
   std::int64_t idle_since_ns_ = kNeverNs;
   double floor_ns_ = 0.0;
+  std::int64_t shared_out_ns_ = 0;
   bool open_ = false;
 };
 

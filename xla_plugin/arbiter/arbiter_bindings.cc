@@ -16,6 +16,7 @@
 #include "../src/bindings.h"
 #include "../src/clock.h"
 #include "decide.h"
+#include "share.h"
 #include "tenant.h"
 #include "wire.h"
 
@@ -191,6 +192,18 @@ void BindArbiter(py::module_& m) {
       py::arg("settled_ns") = 0, py::arg("holder") = py::none(), py::arg("held_since_ns") = 0,
       py::arg("until_ns") = 0, py::arg("idle_since_ns") = py::none(),
       "Who of these best-effort tenants may launch, with the limits that an arbiter has.");
+  py::class_<arbiter::Sharer>(m, "Sharer")
+      .def(py::init([](double weight) {
+             arbiter::Sharer sharer;
+             sharer.weight = weight;
+             return sharer;
+           }),
+           py::arg("weight") = 1.0)
+      .def_readwrite("at_work", &arbiter::Sharer::at_work)
+      .def_readonly("may_launch", &arbiter::Sharer::may_launch)
+      .def_readonly("vruntime_ns", &arbiter::Sharer::vruntime_ns);
+  m.def("share_out", &arbiter::ShareOut, py::arg("elapsed_ns"), py::arg("sharers"),
+        "Says which of these tenants, which yield, may launch.");
   m.def("arbiter_limits", [] {
     const arbiter::Limits limits;
     py::dict values;
@@ -201,6 +214,7 @@ void BindArbiter(py::module_& m) {
     values["most_patience_ns"] = limits.most_patience_ns;
     values["claim_ns"] = limits.claim_ns;
     values["settle_ns"] = limits.settle_ns;
+    values["slack_ns"] = arbiter::kSlackNs;
     return values;
   });
   m.def("check_device", &arbiter::CheckDevice, py::arg("name"),

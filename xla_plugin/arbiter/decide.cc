@@ -16,12 +16,6 @@ int Next(const View& view) {
   return next;
 }
 
-// A turn that is good for long enough stays as it is: a renewal is a store that others see.
-std::int64_t Renewed(const View& view, const Limits& limits) {
-  const bool fresh = view.until_ns - view.now_ns > limits.lease_ns / 2;
-  return fresh ? view.until_ns : view.now_ns + limits.lease_ns;
-}
-
 // When the holder's turn is to end for `next`, given that both go on as they do.
 std::int64_t TurnEnd(const View& view, const Limits& limits, const TenantView& next) {
   const TenantView& holder = view.tenants[view.holder];
@@ -36,6 +30,10 @@ std::int64_t TurnEnd(const View& view, const Limits& limits, const TenantView& n
 
 }  // namespace
 
+std::int64_t Renewed(std::int64_t now_ns, std::int64_t until_ns, const Limits& limits) {
+  return until_ns - now_ns > limits.lease_ns / 2 ? until_ns : now_ns + limits.lease_ns;
+}
+
 Decision Decide(const View& view, const Limits& limits) {
   Decision decision;
   const int next = Next(view);
@@ -49,7 +47,7 @@ Decision Decide(const View& view, const Limits& limits) {
   if (view.holder != kNobody) {
     decision.holder = view.holder;
     decision.contended = wanted;
-    decision.until_ns = Renewed(view, limits);
+    decision.until_ns = Renewed(view.now_ns, view.until_ns, limits);
     if (!wanted) return decision;
     std::int64_t end_ns = TurnEnd(view, limits, view.tenants[next]);
     if (view.idle_since_ns != kNeverNs) {

@@ -59,6 +59,10 @@ struct Decision {
   std::int64_t look_again_ns = kNeverNs;
 };
 
+// A turn's end. One that is good for long enough stays as it is: a renewal is a store that others
+// see.
+std::int64_t Renewed(std::int64_t now_ns, std::int64_t until_ns, const Limits& limits);
+
 // LS first: while it is at work nobody gets a turn, and who has one loses it. Else the waiting
 // tenant with the least virtual run time, one at a time, once those before it have nothing in
 // flight or patience with them is over.

@@ -13,7 +13,7 @@
 
 namespace missile::arbiter {
 
-inline constexpr std::uint32_t kTenantMagic = 0x314e544d;   // "MTN1"
+inline constexpr std::uint32_t kTenantMagic = 0x324e544d;   // "MTN2"
 inline constexpr std::uint32_t kArbiterMagic = 0x3142414d;  // "MAB1"
 inline constexpr std::uint32_t kMostTenants = 128;
 inline constexpr std::size_t kNameBytes = 64;
@@ -40,6 +40,7 @@ struct TenantPage {
   std::uint32_t latency;
   double weight;
   std::array<char, kNameBytes> name;  // Ends with a zero.
+  std::uint32_t yields;  // BE: its threads run only where nobody else wants to.
 
   // LS: launches announced and not ended. BE: launches let go and not ended; its own threads wait
   // here when they are too many.

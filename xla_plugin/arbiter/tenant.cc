@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <future>
 #include <stdexcept>
 #include <system_error>
@@ -77,10 +78,12 @@ std::string BesideThisLibrary() {
 }
 
 // All threads of this process but the calling one. Those that they start inherit it.
-void IdleOtherThreads() {
+// Whether they all are.
+bool IdleOtherThreads() {
   const pid_t me = static_cast<pid_t>(syscall(SYS_gettid));
   DIR* folder = opendir("/proc/self/task");
-  if (folder == nullptr) return;
+  if (folder == nullptr) return false;
+  bool all = true;
   const sched_param none{};
   while (const dirent* entry = readdir(folder)) {
     const auto thread = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
@@ -89,10 +92,12 @@ void IdleOtherThreads() {
     if (sched_setscheduler(thread, SCHED_IDLE, &none) != 0 && errno != ESRCH) {
       std::fprintf(stderr, "missile: SCHED_IDLE was refused: %s\n",
                    std::generic_category().message(errno).c_str());
+      all = false;
       break;
     }
   }
   closedir(folder);
+  return all;
 }
 
 // No memory of an arbiter yet: all zeros, no turn.
@@ -119,24 +124,26 @@ Tenant::Tenant(TenantOptions options)
   if (!bell_ || !stop_) throw std::system_error(errno, std::generic_category(), "eventfd");
   arbiter_mapping_ = EmptyArbiterPage();
   arbiter_ = static_cast<const ArbiterPage*>(arbiter_mapping_.data());
-  bool found = FindArbiter();
-  for (int k = 1; !found && k < kTriesAtStart; ++k) {
-    poll(nullptr, 0, kFirstRetryMs << k);
-    found = FindArbiter();
-  }
-  if (!found) {
-    throw std::runtime_error("arbiter: none answers at " + path_ + ", and " +
-                             (options_.program.empty() ? BesideThisLibrary() : options_.program) +
-                             " could not be started");
-  }
-  std::promise<void> ready;
-  keeper_ = std::thread([this, &ready] {
-    // The keeper stays as it is: an arbiter that it starts must not be of the idle class.
-    if (options_.idle_threads) IdleOtherThreads();
-    ready.set_value();
+  std::promise<void> promise;
+  std::future<void> joined = promise.get_future();
+  // The keeper stays as it is: an arbiter that it starts must not be of the idle class.
+  keeper_ = std::thread([this, promise = std::move(promise)]() mutable {
+    try {
+      if (options_.idle_threads && IdleOtherThreads()) page_->yields = 1;
+      FindFirstArbiter();
+    } catch (...) {
+      promise.set_exception(std::current_exception());
+      return;
+    }
+    promise.set_value();
     Keep();
   });
-  ready.get_future().wait();
+  try {
+    joined.get();
+  } catch (...) {
+    keeper_.join();
+    throw;
+  }
 }
 
 Tenant::~Tenant() {
@@ -214,6 +221,7 @@ void Tenant::GoBack() {
   const std::uint32_t before = page_->in_flight.fetch_sub(1);
   if (page_->wanting.load() != 0) FutexWake(page_->in_flight);
   if (before != 1) return;
+  if (page_->yields != 0) return;  // Nobody waits for its launches.
   const bool mine = Turn(slot().turn.load()).Of(static_cast<std::uint32_t>(place_.load()));
   if (!mine || arbiter_->contended.load() != 0) Ring();
 }
@@ -359,6 +367,17 @@ bool Tenant::StartArbiter() const {
 }
 
 bool Tenant::FindArbiter() { return Join() || (StartArbiter() && Join()); }
+
+void Tenant::FindFirstArbiter() {
+  for (int k = 1; !FindArbiter(); ++k) {
+    if (k == kTriesAtStart) {
+      throw std::runtime_error("arbiter: none answers at " + path_ + ", and " +
+                               (options_.program.empty() ? BesideThisLibrary() : options_.program) +
+                               " could not be started");
+    }
+    poll(nullptr, 0, kFirstRetryMs << k);
+  }
+}
 
 void Tenant::Keep() {
   int retry_ms = kFirstRetryMs;

@@ -20,7 +20,8 @@ struct TenantOptions {
   double weight = 1.0;
   // Best-effort launches that may be in flight at a time, 1 to 1024.
   std::uint32_t most_in_flight = 1;
-  // The scheduling class SCHED_IDLE for all threads of this process, and those they start later.
+  // BE: the scheduling class SCHED_IDLE for all threads of this process, and those they start
+  // later. It yields its processors, and so its launches wait for no LS one.
   bool idle_threads = false;
   // What to start where no arbiter runs; empty for `missile-arbiter` beside this library.
   std::string program;
@@ -76,6 +77,7 @@ class Tenant {
   bool Join();
   bool StartArbiter() const;
   bool FindArbiter();
+  void FindFirstArbiter();
   void Keep();
 
   const TenantOptions options_;
