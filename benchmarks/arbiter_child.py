@@ -1,8 +1,9 @@
 """A tenant in a process of its own: `arbiter_child.py LIBRARY DEVICE NAME CLASS WEIGHT`.
 
-CLASS is `latency`, `best_effort`, or `idle`: best-effort, with threads that yield. LIBRARY is the native module, which is loaded alone: that takes milliseconds. Commands are lines:
-`enter`, `leave`, and `spin MS FILE`, which launches back to back until the process is killed. Such
-a launch is a sleep that holds a shared lock on the file, which ends with the process.
+CLASS is `latency`, `best_effort`, or `idle`: best-effort, with threads that yield. LIBRARY is the
+native module, which is loaded alone: that takes milliseconds. Commands are lines: `enter`, `leave`,
+and `spin MS FILE`, which launches back to back until the process is killed. Such a launch is a
+sleep that holds a shared lock on the file, which ends with the process.
 """
 
 import fcntl

@@ -4,8 +4,8 @@ One server process answers Poisson arrivals. Beside it run one, two or four proc
 and Flax, which infer and train as fast as they are let, in short launches or in long ones. All of
 them use the same PJRT plugin through the wrapper, so that systems differ in who may launch, and in
 nothing else. *uncontrolled*: nobody asks. *nice19*, *sched_idle*: the best-effort processes leave
-it to the operating system. *missile*: as `missile run` does it, on a CPU with best-effort threads of
-the idle class, which need no turns; *missile_turns*: by turns.
+it to the operating system. *missile*: as `missile run` does it, on a CPU with best-effort threads
+of the idle class, which need no turns; *missile_turns*: by turns.
 
 All processes live from start to end, one system's at a time are busy.
 """

@@ -19,7 +19,7 @@ PROGRAMS = {
     "link_test.cc": ["copy.cc", "engine.cc", "fair.cc", "link.cc"],
     "arbiter_test.cc": [
         f"../arbiter/{part}.cc"
-        for part in ("arbiter", "decide", "futex", "memory", "tenant", "wire")
+        for part in ("arbiter", "decide", "futex", "memory", "share", "tenant", "wire")
     ],
 }
 # What cuda_test.cc needs: arena, link, and CUDA's part of both.

@@ -40,7 +40,7 @@ struct TenantPage {
   std::uint32_t latency;
   double weight;
   std::array<char, kNameBytes> name;  // Ends with a zero.
-  std::uint32_t yields;  // BE: its threads run only where nobody else wants to.
+  std::uint32_t yields;               // BE: its threads run only where nobody else wants to.
 
   // LS: launches announced and not ended. BE: launches let go and not ended; its own threads wait
   // here when they are too many.
