@@ -108,7 +108,7 @@ PROGRAM = """
 import os, sys
 import jax, jax.numpy as jnp
 assert jax.default_backend() == jax.devices("gpu")[0].platform == jax.devices("cuda")[0].platform
-assert os.sched_getscheduler(0) == os.SCHED_IDLE
+assert os.sched_getscheduler(0) == os.SCHED_OTHER
 step = jax.jit(lambda x: jnp.tanh(x) + 1.0)
 x = jnp.ones(1000)
 for _ in range(20):
@@ -123,7 +123,7 @@ sys.stdin.readline()
 def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
     latency = Tenant(device="cpu", name="server", latency=True)
     (tmp_path / "train.py").write_text(PROGRAM)
-    command = [MISSILE, "run", "--wrap", PLUGIN, "--memory", "1GiB", "--"]
+    command = [MISSILE, "run", "--no-idle", "--wrap", PLUGIN, "--memory", "1GiB", "--"]
     with subprocess.Popen(
         [*command, sys.executable, tmp_path / "train.py"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -149,6 +149,23 @@ def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
         assert float(program.stdout.readline()) > 1.0
         print("end", file=program.stdin, flush=True)
     assert program.returncode == 0
+
+
+YIELDS = """
+import os
+import jax, jax.numpy as jnp
+x = jax.jit(jnp.tanh)(jnp.ones(1000))
+assert os.sched_getscheduler(0) == os.SCHED_IDLE
+print(float(jnp.max(x)))
+"""
+
+
+def test_on_a_cpu_best_effort_yields_its_processors_and_launches_beside_latency():
+    latency = Tenant(device="cpu", name="server", latency=True)
+    with at_work(latency):
+        ran = missile("run", "--wrap", PLUGIN, "--", sys.executable, "-c", YIELDS)
+    assert ran.returncode == 0, ran.stderr
+    assert 0.0 < float(ran.stdout) < 1.0
 
 
 def test_top_says_when_nobody_is_there():
