@@ -50,15 +50,18 @@ for name in overhead colocation; do
   # shellcheck disable=SC2086
   step "$name" "$python" -m benchmarks "$name" $QUICK --json "$OUT/$name.json"
 done
-# Both sides have a client of their own, so neither may take the whole GPU.
+step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
+
+# From here on several clients share the GPU, so none of them may take all of it.
+export XLA_PYTHON_CLIENT_PREALLOCATE=false
 library=$("$python" -c 'from missile_jax.plugin.library import find_library as find; print(find().path)')
 # shellcheck disable=SC2086
-MISSILE_PJRT_LIBRARY=$library XLA_PYTHON_CLIENT_PREALLOCATE=false \
+MISSILE_PJRT_LIBRARY=$library \
   step wrapper "$python" -m benchmarks wrapper $QUICK --json "$OUT/wrapper.json"
-
-step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
-
-step channels out/gpu-venv/bin/missile channels probe --fresh --out "$OUT/channels.json"
+# nice and SCHED_IDLE say nothing to a GPU.
+# shellcheck disable=SC2086
+step processes "$python" -m benchmarks processes $QUICK --systems uncontrolled,missile \
+  --json "$OUT/processes.json"
 
 section done
 ls -l "$OUT"
