@@ -115,6 +115,28 @@ def test_its_own_latency_does_not_hold_back_what_it_waits_for(policy, threads, b
         runtime.close()
 
 
+def test_latency_that_waits_for_room_holds_nobody_back_who_has_it(barrier):
+    other = Tenant(device="d", name="effort")
+    holds = other.enter()
+    weights = np.ones((1024, 1024), np.float32)  # 4 MiB; there is room for one of them.
+    with Runtime(arbiter="d", device_memory=6 * 2**20) as runtime:
+        point = barrier()
+        runtime.load(
+            "m", model=lambda w, x: point.point(x) + w[:1, :4], params=weights, example=X
+        )
+        runtime.load(
+            "ls", model=lambda w, x: x * w[:1, :4] * 2.0, params=2.0 * weights, example=X,
+            priority="latency",
+        )  # fmt: skip
+        first = runtime.submit("m", X)
+        await_(lambda: any(r.wanting and not r.latency for r in tenants("d")))
+        second = runtime.submit("ls", X)
+        assert [r.in_flight for r in tenants("d") if r.name.startswith("runtime")] == [0, 0]
+        other.leave(holds)
+        np.testing.assert_array_equal(first.result(LONG_S), X + 1)
+        np.testing.assert_array_equal(second.result(LONG_S), X * 4)
+
+
 def test_a_runtime_that_waits_for_its_turn_can_be_closed(barrier):
     other = Tenant(device="d", name="other", latency=True)
     announced = other.enter()

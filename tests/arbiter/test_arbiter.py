@@ -189,6 +189,21 @@ def test_launches_of_one_tenant_are_bounded_and_those_within_one_are_part_of_it(
     tenant.leave(third)
 
 
+def test_a_launch_within_one_goes_without_a_turn_before_long():
+    # What waits for the turn to come back may be what the launch around it waits for.
+    latency, effort = Tenant(device="d", name="ls", latency=True), Tenant(device="d", name="be")
+    outer = effort.enter(nests=True)
+    announced = latency.enter()
+    await_(lambda: not any(row["holds"] for row in arbiter_tenants("d")))
+    within = effort.enter(timeout_s=1.0)  # Before the claim would lapse.
+    assert within is not None
+    assert latency.stats()["in_flight"] == 1
+    for entered, nests in ((within, False), (outer, True)):
+        effort.leave(entered, nests=nests)
+    assert effort.enter(timeout_s=0.1) is None
+    latency.leave(announced)
+
+
 def test_a_killed_holder_s_turn_goes_to_the_next(child):
     dead, latency = child("d", "dead"), Tenant(device="d", name="ls", latency=True)
     effort = Tenant(device="d", name="be")
