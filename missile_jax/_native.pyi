@@ -328,6 +328,7 @@ class Tenant:
         weight: float = 1.0,
         most_in_flight: int = 1,
         idle_threads: bool = False,
+        yields: bool = False,
         program: str = "",
     ) -> None: ...
     def enter(self, timeout_s: float | None = None, *, nests: bool = False) -> int | None: ...

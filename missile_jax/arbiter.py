@@ -73,16 +73,18 @@ def tenants(device: str = DEFAULT_DEVICE) -> list[TenantFigures] | None:
 
 
 def join(
-    device: str, name: str, *, latency: bool, weight: float = 1.0, idle_threads: bool = False
+    device: str, name: str, *, latency: bool, weight: float = 1.0, yields: bool = False
 ) -> _native.Tenant:
     """This process as a tenant of `device`, whose arbiter is started if none runs.
+
+    yields: its launches run on threads that yield, and need no turns.
 
     Raises ConfigError for what is not allowed or is refused, ArbiterError if there is no arbiter to
     be had.
     """
     try:
         return _native.Tenant(
-            device=device, name=name, latency=latency, weight=weight, idle_threads=idle_threads
+            device=device, name=name, latency=latency, weight=weight, yields=yields
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -38,6 +38,7 @@ from missile_jax.program.costs import MeasuredCosts
 from missile_jax.program.load import load
 from missile_jax.program.plan import Plan
 from missile_jax.program.program import CopyIn, Inputs, Program, stage
+from missile_jax.program.yielding import yielding
 from missile_jax.schedule.admission import level_of
 from missile_jax.schedule.policies import make_policy
 from missile_jax.schedule.queue import RequestQueue
@@ -124,17 +125,24 @@ class Runtime:
         directory = cache_directory(cache_dir)
         persistent_cache(directory / "xla")
         self._costs = MeasuredCosts(self._device, directory / "costs")
-        self._builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
         self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
+        aside = yielding(self._device) if self._mux.policy.yields else None
+        self._mux.yields = aside is not None
+        quantum_ns = round(quantum_ms * 1e6)
+        self._builders = {
+            Priority.LATENCY: Builder(self._device, self._costs, quantum_ns),
+            Priority.BEST_EFFORT: Builder(aside or self._device, self._costs, quantum_ns),
+        }
         shared = arbiter if arbiter is not None else os.environ.get("MISSILE_ARBITER")
         if shared:
-            self._mux.sharing = Sharing(partial(_join, shared))
+            self._mux.sharing = Sharing(partial(_join, shared, self._mux.yields))
         self._memory = None
         if disk is not None and host_memory is None:
             raise ConfigError("disk= needs host_memory=, else nothing goes to disk")
         if device_memory is not None:
             self._memory = Memory(
                 self._device,
+                aside or self._device,
                 size_bytes("device_memory", device_memory),
                 host_bytes=None if host_memory is None else size_bytes("host_memory", host_memory),
                 disk=None if disk is None else Path(disk),
@@ -206,7 +214,8 @@ class Runtime:
                     self._mux.table.check_free(spec.name)
             if self._mux.sharing is not None:
                 self._mux.sharing.expect(spec.priority is Priority.LATENCY)
-            program = load(spec, self._builder, segment_all=self._memory is not None)
+            builder = self._builders[Priority.of(spec.priority)]
+            program = load(spec, builder, segment_all=self._memory is not None)
             self._costs.save()
             program, parameters = self._place(spec, program)
             queue: RequestQueue[Request] = RequestQueue(spec.queue_limit)
@@ -502,7 +511,8 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         """Counters, latencies and plans of all models, as plain values.
 
-        ``mode`` is ``"spatial"`` if best-effort and latency-sensitive launches may overlap.
+        ``mode`` is ``"spatial"`` if best-effort and latency-sensitive launches may overlap;
+        ``yields`` tells whether best-effort runs on threads that yield (docs/scheduling.md).
         ``accounts`` goes on counting models that were unloaded; ``now_ns`` is the engine's clock.
         Times end in their unit; ``latency_ms`` covers the latest 4,096 answers.
         """
@@ -513,6 +523,7 @@ class Runtime:
             stats = memory | {
                 "policy": self._mux.policy.name,
                 "mode": "spatial" if overlaps else "temporal",
+                "yields": self._mux.yields,
                 "device": f"{self._device.platform}:{self._device.id}",
                 "simulated": self._mux.device.simulated,
                 "now_ns": self._mux.clock.now_ns(),
@@ -544,8 +555,9 @@ class Runtime:
                     memory.observers = _without(memory.observers, copy_observer)
 
 
-def _join(device: str, latency: bool) -> NativeTenant:
-    return join(device, f"runtime {os.getpid()}", latency=latency)
+def _join(device: str, yields: bool, latency: bool) -> NativeTenant:
+    name = f"runtime {os.getpid()}"
+    return join(device, name, latency=latency, yields=yields and not latency)
 
 
 def _without(observers: tuple[Any, ...], one: Any) -> tuple[Any, ...]:

@@ -668,6 +668,7 @@ class Failing:
     name = "failing"
     overlaps = True
     serial = True
+    yields = False
 
     def __init__(self):
         self.fail = False

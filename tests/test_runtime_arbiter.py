@@ -16,6 +16,7 @@ from missile_jax.errors import ArbiterError, ConfigError, RuntimeClosedError
 
 X = np.ones((1, 4), np.float32)
 LONG_S = 30.0
+TURNS = Missile(yielding=False)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def await_(holds):
 
 def test_best_effort_waits_for_latency_of_another_process(barrier):
     other = Tenant(device="d", name="other", latency=True)
-    with Runtime(arbiter="d") as runtime:
+    with Runtime(arbiter="d", policy=TURNS) as runtime:
         point = load(runtime, barrier)
         seen = point.seen
         announced = other.enter()
@@ -63,9 +64,19 @@ def test_best_effort_waits_for_latency_of_another_process(barrier):
         assert phases.compute_ns + row.waited_ns <= phases.ended_ns - phases.arrival_ns
 
 
+def test_best_effort_that_yields_waits_for_nobody(barrier):
+    other = Tenant(device="d", name="other", latency=True)
+    with Runtime(arbiter="d") as runtime:
+        load(runtime, barrier)
+        announced = other.enter()
+        np.testing.assert_array_equal(runtime.submit("m", X).result(LONG_S), X + 1)
+        assert other.stats()["in_flight"] == 1
+        other.leave(announced)
+
+
 def test_latency_holds_best_effort_of_another_process_back_until_it_is_answered(barrier):
     other = Tenant(device="d", name="effort")
-    with Runtime(arbiter="d") as runtime:
+    with Runtime(arbiter="d", policy=TURNS) as runtime:
         point = load(runtime, barrier, priority="latency")
         other.leave(other.enter())
         point.shut()
@@ -119,11 +130,9 @@ def test_latency_that_waits_for_room_holds_nobody_back_who_has_it(barrier):
     other = Tenant(device="d", name="effort")
     holds = other.enter()
     weights = np.ones((1024, 1024), np.float32)  # 4 MiB; there is room for one of them.
-    with Runtime(arbiter="d", device_memory=6 * 2**20) as runtime:
+    with Runtime(arbiter="d", policy=TURNS, device_memory=6 * 2**20) as runtime:
         point = barrier()
-        runtime.load(
-            "m", model=lambda w, x: point.point(x) + w[:1, :4], params=weights, example=X
-        )
+        runtime.load("m", model=lambda w, x: point.point(x) + w[:1, :4], params=weights, example=X)
         runtime.load(
             "ls", model=lambda w, x: x * w[:1, :4] * 2.0, params=2.0 * weights, example=X,
             priority="latency",
@@ -140,7 +149,7 @@ def test_latency_that_waits_for_room_holds_nobody_back_who_has_it(barrier):
 def test_a_runtime_that_waits_for_its_turn_can_be_closed(barrier):
     other = Tenant(device="d", name="other", latency=True)
     announced = other.enter()
-    runtime = Runtime(arbiter="d").start()
+    runtime = Runtime(arbiter="d", policy=TURNS).start()
     other.leave(announced)
     load(runtime, barrier)
     announced = other.enter()

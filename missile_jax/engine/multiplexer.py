@@ -72,6 +72,8 @@ class Multiplexer:
 
     observers: called with a LaunchRecord after each piece, under the lock: they must be quick. What
         they raise is logged.
+    yields: whether best-effort pieces run on threads that yield, so that others run beside them
+        undisturbed; what a user's own loop drives runs one at a time.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Multiplexer:
         )
         self.memory: Residency | None = None
         self.sharing: Sharing | None = None
+        self.yields = False
         self.table = Table()
         self.lock = threading.RLock()
         self._idle = threading.Condition(self.lock)
@@ -192,7 +195,8 @@ class Multiplexer:
                 self._sooner.notify()
         now_ns, launched = self.clock.now_ns(), False
         try:
-            for launch in self.policy.decide(self.table.view(now_ns)):
+            yields = self.yields and self.device.autonomous
+            for launch in self.policy.decide(self.table.view(now_ns, yields)):
                 served = self.table.launchable(launch.model)
                 piece = self._piece(served, launch, now_ns)
                 launched = True

@@ -259,7 +259,7 @@ class Table:
         served = self._models.get(account.model)
         return served is not None and served.stats is self._accounts[account]
 
-    def view(self, now_ns: int) -> View:
+    def view(self, now_ns: int, yields: bool) -> View:
         vruntime_ns = self._fair.vruntime_ns
         return View(
             now_ns,
@@ -268,6 +268,7 @@ class Table:
             self._best_effort_in_flight,
             self._last_latency_ns,
             self._classes.best_effort(),
+            yields,
         )
 
     def arrived(self, served: Served, request: Request) -> None:

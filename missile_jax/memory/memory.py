@@ -66,6 +66,7 @@ class Memory:
     def __init__(
         self,
         device: JaxDevice,
+        best_effort_device: JaxDevice,
         device_bytes: int,
         *,
         host_bytes: int | None,
@@ -107,7 +108,7 @@ class Memory:
             self.arena,
             self._fetch,
             self.host,
-            array_maker(device),
+            {True: array_maker(device), False: array_maker(best_effort_device)},
             now_ns,
             lock,
             arrived,

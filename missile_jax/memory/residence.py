@@ -14,6 +14,7 @@ import numpy as np
 from missile_jax._native import Block, Views
 from missile_jax.errors import DeviceMemoryError, MissileError
 from missile_jax.memory.eviction import Return
+from missile_jax.memory.parked import ParkedArrays
 from missile_jax.memory.store import Group, HostModel
 from missile_jax.program.plan import Segment
 
@@ -88,6 +89,10 @@ class Residence:
         self.arrays = [self.host.kept.get(i) for i in range(len(self.host.group_of))]
         self._views = [None] * len(self.host.groups)
         self._here_ns = [0] * len(self.host.groups)
+
+    @property
+    def _parked(self) -> ParkedArrays:
+        return self.owner.parked[self.latency]
 
     @property
     def missing(self) -> Sequence[Group]:
@@ -201,7 +206,7 @@ class Residence:
             for k in groups:
                 if self._views[k] is not None:
                     continue
-                views, new = self.owner.parked.take(self.blocks[k], self.host.groups[k].layout)
+                views, new = self._parked.take(self.blocks[k], self.host.groups[k].layout)
                 for i, array in zip(self.host.members[k], views, strict=True):
                     self.arrays[i] = array
                 self._views[k] = views
@@ -229,4 +234,4 @@ class Residence:
         for i in self.host.members[group]:
             self.arrays[i] = None
         if self.parks:
-            self.owner.parked.park(self.host.groups[group].layout, views)
+            self._parked.park(self.host.groups[group].layout, views)

@@ -39,7 +39,8 @@ _log = logging.getLogger(__name__)
 class Residency:
     """Shares an arena among models. All methods are called under the engine's lock.
 
-    fetch: starts a copy from the host. host: what lies there. make_array: see above.
+    fetch: starts a copy from the host. host: what lies there. make_array: see above; for
+        latency-sensitive models, and for others.
     now_ns: the engine's clock.
     arrived: called, without the lock, after a copy or the disk has changed what can run.
     lock: the engine's.
@@ -52,14 +53,14 @@ class Residency:
         arena: Arena,
         fetch: Fetch,
         host: Host,
-        make_array: MakeArray,
+        make_array: Mapping[bool, MakeArray],
         now_ns: Callable[[], int],
         lock: Any,
         arrived: Callable[[], None],
         quotas: Mapping[str, int],
         eviction: EvictionOrder,
     ) -> None:
-        self.parked = ParkedArrays(make_array)
+        self.parked = {latency: ParkedArrays(make) for latency, make in make_array.items()}
         self.now_ns = now_ns
         self._arena = arena
         self._fetch = fetch
@@ -359,7 +360,8 @@ class Residency:
         with self._lock:
             for model in list(self._models.values()):
                 self.remove(model)
-            self.parked.clear()
+            for parked in self.parked.values():
+                parked.clear()
             # All lead back to here: without them the arena ends with its last reference.
             self._fetch = self._arrived = self._host.moved = nothing
 

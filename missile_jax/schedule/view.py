@@ -44,6 +44,8 @@ class View(NamedTuple):
     latency_in_flight, best_effort_in_flight: launches on the device by class.
     last_latency_ns: when the latest LS request arrived or finished; far in the past if none did.
     best_effort_share: of the recent device time, what BE had; 1.0 when LS had none.
+    yields: a BE piece in flight leaves the device's processors to LS at once; see
+        `program.yielding`.
     """
 
     now_ns: int
@@ -52,6 +54,7 @@ class View(NamedTuple):
     best_effort_in_flight: int
     last_latency_ns: int
     best_effort_share: float
+    yields: bool = False
 
 
 class Launch(NamedTuple):
@@ -71,8 +74,8 @@ class Policy(Protocol):
     It is asked when a request arrives and when a piece ends, so it has to launch something where
     nothing is in flight and anything is launchable.
 
-    To add one: write a frozen dataclass with `name`, `overlaps`, `serial` and `decide`, and list it
-    in `schedule/policies/__init__.py`.
+    To add one: write a frozen dataclass with `name`, `overlaps`, `serial`, `yields` and `decide`,
+    and list it in `schedule/policies/__init__.py`.
     """
 
     @property
@@ -86,6 +89,11 @@ class Policy(Protocol):
     @property
     def serial(self) -> bool:
         """Whether jobs of one model run one after the other, so that a queue's work is a wait."""
+        ...
+
+    @property
+    def yields(self) -> bool:
+        """Whether BE pieces are to run on threads that yield, where the device has such."""
         ...
 
     def decide(self, view: View) -> Sequence[Launch]: ...

@@ -66,7 +66,7 @@ def test_counters_go_on(sim):
 def test_the_old_one_counts_in_the_view_and_by_class(sim):
     sim.serve("ls", [1.0], latency=True)
     sim.serve("m", [1.0], replace=True)
-    view = sim.mux.table.view(sim.clock.now_ns())
+    view = sim.mux.table.view(sim.clock.now_ns(), yields=False)
     assert [(m.name, m.queued, m.in_flight) for m in view.models] == [("m#0", 0, 1), ("m", 2, 0)]
     assert view.best_effort_in_flight == 1
     sim.submit("ls")

@@ -47,7 +47,7 @@ class Bench:
             Arena(device * LEAF, alignment=64),
             self.fetch,
             self.host,
-            array_maker(jax.devices("cpu")[0]),
+            dict.fromkeys((True, False), array_maker(jax.devices("cpu")[0])),
             self.tick,
             self.lock,
             lambda: None,

@@ -130,15 +130,16 @@ void BindArbiter(py::module_& m) {
                      "ValueError for what is not allowed, RuntimeError or OSError if there is no "
                      "arbiter to be had.")
       .def(py::init([](std::string device, std::string name, bool latency, double weight,
-                       std::uint32_t most_in_flight, bool idle_threads, std::string program) {
+                       std::uint32_t most_in_flight, bool idle_threads, bool yields,
+                       std::string program) {
              py::gil_scoped_release release;
              return std::make_unique<Tenant>(
                  arbiter::TenantOptions{std::move(device), std::move(name), latency, weight,
-                                        most_in_flight, idle_threads, std::move(program)});
+                                        most_in_flight, idle_threads, yields, std::move(program)});
            }),
            py::kw_only(), py::arg("device"), py::arg("name"), py::arg("latency") = false,
            py::arg("weight") = 1.0, py::arg("most_in_flight") = 1, py::arg("idle_threads") = false,
-           py::arg("program") = "")
+           py::arg("yields") = false, py::arg("program") = "")
       .def("enter", &Enter, py::arg("timeout_s") = py::none(), py::kw_only(),
            py::arg("nests") = false,
            "Announce a launch; waits for its turn if it is best-effort. Returns what `leave` "

@@ -129,7 +129,7 @@ Tenant::Tenant(TenantOptions options)
   // The keeper stays as it is: an arbiter that it starts must not be of the idle class.
   keeper_ = std::thread([this, promise = std::move(promise)]() mutable {
     try {
-      if (options_.idle_threads && IdleOtherThreads()) page_->yields = 1;
+      if (options_.yields || (options_.idle_threads && IdleOtherThreads())) page_->yields = 1;
       FindFirstArbiter();
     } catch (...) {
       promise.set_exception(std::current_exception());

@@ -23,6 +23,8 @@ struct TenantOptions {
   // BE: the scheduling class SCHED_IDLE for all threads of this process, and those they start
   // later. It yields its processors, and so its launches wait for no LS one.
   bool idle_threads = false;
+  // BE: its launches run on threads of that class, whatever this process's others do.
+  bool yields = false;
   // What to start where no arbiter runs; empty for `missile-arbiter` beside this library.
   std::string program;
 };

@@ -29,6 +29,10 @@ class Concurrent:
     def serial(self) -> bool:
         return False
 
+    @property
+    def yields(self) -> bool:
+        return False
+
     def decide(self, view: View) -> Sequence[Launch]:
         room = self.max_in_flight - view.latency_in_flight - view.best_effort_in_flight
         waiting = sorted(

@@ -24,6 +24,10 @@ class Fifo:
     def serial(self) -> bool:
         return True
 
+    @property
+    def yields(self) -> bool:
+        return False
+
     def decide(self, view: View) -> Sequence[Launch]:
         waiting = [m for m in view.models if m.launchable]
         if not waiting or view.latency_in_flight or view.best_effort_in_flight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,16 +17,20 @@ class Missile:
     LS requests run one at a time, the earliest due first. From the arrival of an LS request on no
     further BE piece is launched until no LS request is left. BE models share the rest by weight,
     one piece in flight; pieces are segments while LS traffic is around and whole jobs otherwise.
+    Where BE pieces yield the processors that they run on, they are whole jobs at any time.
 
     beside: launch an LS request at once beside the BE segment in flight; False waits for its end.
         Beside is better where segments are long against an LS request: see docs/scheduling.md.
-    calm_ms: without LS traffic for this long, BE runs whole jobs (elastic quantum).
+    calm_ms: without LS traffic for this long, BE runs whole jobs (elastic quantum); inf: never.
     best_effort_floor: share of device time, 0 to 1, that BE gets even when LS asks for all of it.
+    yielding: on a CPU, run BE on threads that leave their processors to LS at once: see
+        docs/scheduling.md. Not so with a floor, which they could not keep, nor if LS waits for BE.
     """
 
     beside: bool = True
     calm_ms: float = 1000.0
     best_effort_floor: float = 0.0
+    yielding: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.best_effort_floor < 1.0:
@@ -47,6 +52,10 @@ class Missile:
     def serial(self) -> bool:
         return True
 
+    @property
+    def yields(self) -> bool:
+        return self.yielding and self.beside and self.best_effort_floor == 0.0
+
     def decide(self, view: View) -> Sequence[Launch]:
         latency = [m for m in view.models if m.latency and m.launchable]
         wanted = bool(latency) or view.latency_in_flight > 0
@@ -56,7 +65,8 @@ class Missile:
             best_effort = [m for m in view.models if not m.latency and m.launchable]
             if best_effort:
                 calm = not wanted and view.now_ns - view.last_latency_ns > self.calm_ms * 1e6
-                launches.append(Launch(min(best_effort, key=_behind).name, whole=calm))
+                whole = calm or (view.yields and self.calm_ms < math.inf)
+                launches.append(Launch(min(best_effort, key=_behind).name, whole))
         clear = self.beside or not (launches or view.best_effort_in_flight)
         if latency and clear and view.latency_in_flight == 0:
             launches.append(Launch(min(latency, key=_due).name, whole=True))
