@@ -667,11 +667,13 @@ class Failing:
 
     name = "failing"
     overlaps = True
-    serial = True
     yields = False
 
     def __init__(self):
         self.fail = False
+
+    def abreast(self, latency):
+        return 1
 
     def decide(self, view):
         if self.fail:

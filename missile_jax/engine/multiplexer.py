@@ -148,7 +148,8 @@ class Multiplexer:
 
     def _admit(self, served: Served, request: Request) -> None:
         tenant = self.table.tenant_queue(served.program.info.tenant)
-        why = refusal(served.name, served.queue, request, tenant, self.policy.serial)
+        abreast = self.policy.abreast(served.latency)
+        why = refusal(served.name, served.queue, request, tenant, abreast)
         if why is None:
             return
         if isinstance(why, OverloadedError):
@@ -194,13 +195,18 @@ class Multiplexer:
             if self.memory.may_unblock_itself:
                 self._sooner.notify()
         now_ns, launched = self.clock.now_ns(), False
+        yields = self.yields and self.device.autonomous
         try:
-            yields = self.yields and self.device.autonomous
-            for launch in self.policy.decide(self.table.view(now_ns, yields)):
-                served = self.table.launchable(launch.model)
-                piece = self._piece(served, launch, now_ns)
-                launched = True
-                self._put(served, piece, now_ns, outcomes)
+            more = True
+            while more:
+                more = False
+                for launch in self.policy.decide(self.table.view(now_ns, yields)):
+                    served = self.table.launchable(launch.model)
+                    piece = self._piece(served, launch, now_ns)
+                    launched = True
+                    self._put(served, piece, now_ns, outcomes)
+                    # There may be room for another of its jobs.
+                    more |= bool(served.queue)
         except Exception as error:  # noqa: BLE001 - a policy may be the user's
             self._closed = RuntimeClosedError(f"policy {self.policy.name!r} failed: {error!r}")
             self._closed.__cause__ = error

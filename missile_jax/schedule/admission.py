@@ -50,12 +50,12 @@ def level_of(model: ModelInfo, priority: int | str) -> int:
 
 
 def refusal(
-    model: str, queue: RequestQueue[R], request: R, tenant: TenantQueue | None, serial: bool
+    model: str, queue: RequestQueue[R], request: R, tenant: TenantQueue | None, abreast: int | None
 ) -> QueueFullError | None:
     """Why `request` to `model` is not let into its `queue`; None if it is.
 
     tenant: None where it has no limit.
-    serial: whether jobs of one model run one after the other, so that work ahead is time ahead.
+    abreast: how many jobs of a model may run at a time; None if nothing can be said of that.
     """
     if queue.full:
         return QueueFullError(
@@ -67,10 +67,11 @@ def refusal(
             f"model {model!r}: {tenant.waiting} requests of tenant {tenant.name!r} wait already, "
             "which is the limit"
         )
-    if not serial or not len(queue):  # nothing is ahead
+    if abreast is None or not len(queue):  # nothing is ahead
         return None
     allowed_ns = request.deadline_ns - request.arrival_ns
-    ahead_ns = queue.ahead_ns(request.level)
+    # At best, those that run beside each other do not slow each other down.
+    ahead_ns = queue.ahead_ns(request.level) // abreast
     late_ns = lateness_ns(ahead_ns, request.work_ns, allowed_ns)
     if not late_ns:
         return None

@@ -74,7 +74,7 @@ class Policy(Protocol):
     It is asked when a request arrives and when a piece ends, so it has to launch something where
     nothing is in flight and anything is launchable.
 
-    To add one: write a frozen dataclass with `name`, `overlaps`, `serial`, `yields` and `decide`,
+    To add one: write a frozen dataclass with `name`, `overlaps`, `yields`, `abreast` and `decide`,
     and list it in `schedule/policies/__init__.py`.
     """
 
@@ -86,9 +86,9 @@ class Policy(Protocol):
         """Whether it may launch a piece while another is in flight: spatial sharing."""
         ...
 
-    @property
-    def serial(self) -> bool:
-        """Whether jobs of one model run one after the other, so that a queue's work is a wait."""
+    def abreast(self, latency: bool) -> int | None:
+        """How many jobs of one model of this class may run at a time, so that a queue's work is a
+        wait; None if that is not known."""
         ...
 
     @property

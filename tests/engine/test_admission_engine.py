@@ -14,11 +14,14 @@ from missile_jax import (
     QueueFullError,
 )
 
+# One at a time, so that work ahead is time ahead.
+ONE = Missile(latency_launches=1)
+
 
 @pytest.fixture
 def sim():
     """A latency-sensitive model of 10 ms."""
-    sim = Simulation()
+    sim = Simulation(ONE)
     sim.serve("ls", [10.0], latency=True)
     return sim
 
@@ -114,12 +117,13 @@ def test_the_queues_of_a_tenant_have_a_limit_together():
     st.integers(1, 2),
     st.integers(1, 60),
     st.sampled_from([(1,), (1, 4)]),
+    st.integers(1, 3),
 )
-def test_who_is_refused_would_have_been_late(others, level, deadline_ms, buckets):
+def test_who_is_refused_would_have_been_late(others, level, deadline_ms, buckets, abreast):
     """The same arrivals twice: once with early refusals, once without."""
 
     def last(policy) -> BaseException | None:
-        sim = Simulation(policy)
+        sim = Simulation(policy, slowdown=0.0)
         sim.serve("ls", [4.0], latency=True, buckets=buckets)
         for pause_ms, other in others:
             sim.device.advance_to(sim.clock.now_ns() + pause_ms * MS)
@@ -132,6 +136,18 @@ def test_who_is_refused_would_have_been_late(others, level, deadline_ms, buckets
         return asked.future.exception(timeout=0)
 
     # As Missile runs them where there is one model, with all let in.
-    end = last(Concurrent(max_in_flight=1))
-    if isinstance(last(Missile()), OverloadedError):
+    end = last(Concurrent(max_in_flight=abreast))
+    if isinstance(last(Missile(latency_launches=abreast)), OverloadedError):
         assert isinstance(end, DeadlineExceededError)
+
+
+def test_those_that_run_abreast_share_the_wait():
+    sim = Simulation(slowdown=0.0)
+    sim.serve("ls", [10.0], latency=True)
+    for _ in range(4):  # two run, two wait
+        sim.submit("ls")
+    with pytest.raises(OverloadedError):
+        sim.submit("ls", deadline_ms=19)
+    in_time = sim.submit("ls", deadline_ms=31)
+    sim.finish()
+    assert in_time.future.exception(timeout=0) is None

@@ -111,7 +111,7 @@ def test_the_quantum_is_elastic():
 
 
 def test_earliest_due_first():
-    sim = Simulation(CUT)
+    sim = Simulation(Missile(latency_launches=1))
     for name in ("slack", "urgent", "first"):
         sim.serve(name, [1.0], latency=True)
     sim.submit("first", due_ms=100)
@@ -119,6 +119,17 @@ def test_earliest_due_first():
     sim.submit("urgent", due_ms=10)
     sim.finish()
     assert [name for name, _ in sim.launches()] == ["first", "urgent", "slack"]
+
+
+def test_two_latency_requests_run_beside_each_other():
+    sim = Simulation(slowdown=0.0)
+    for name in ("one", "two", "three"):
+        sim.serve(name, [3.0], latency=True)
+        sim.submit(name)
+    sim.submit("one")
+    assert sim.mux.table.view(0, yields=False).latency_in_flight == 2
+    sim.finish()
+    assert sim.clock.now_ns() == 6 * MS
 
 
 def test_fifo_is_in_order_of_arrival():

@@ -39,6 +39,7 @@ def views(draw):
         sum(m.in_flight for m in models if not m.latency),
         draw(st.integers(0, now_ns) | st.just(-FAR_NS)),
         draw(st.sampled_from([0.0, 0.05, 0.2, 1.0])),
+        draw(st.booleans()),
     )
 
 
@@ -47,6 +48,7 @@ missiles = st.builds(
     beside=st.booleans(),
     calm_ms=st.sampled_from([0.0, 1000.0]),
     best_effort_floor=st.sampled_from([0.0, 0.1]),
+    latency_launches=st.integers(1, 3),
 )
 policies = missiles | st.just(Fifo()) | st.builds(Concurrent, st.integers(1, 4))
 
@@ -90,8 +92,10 @@ def test_missile_holds_best_effort_back_while_latency_wants_the_device(view, pol
 
 
 @given(view=views(), policy=missiles)
-def test_missile_runs_one_of_each_class_at_most(view, policy):
-    assert len(launched(view, policy, True)) <= max(0, 1 - view.latency_in_flight)
+def test_missile_runs_no_more_of_each_class_than_it_says(view, policy):
+    most = policy.abreast(True)
+    assert most == (policy.latency_launches if policy.beside else 1)
+    assert len(launched(view, policy, True)) <= max(0, most - view.latency_in_flight)
     assert len(launched(view, policy, False)) <= max(0, 1 - view.best_effort_in_flight)
 
 
@@ -111,10 +115,11 @@ def test_missile_not_beside_never_overlaps(view, policy):
 
 @given(view=views(), policy=missiles)
 def test_missile_serves_the_earliest_due_first(view, policy):
-    for launch in launched(view, policy, True):
-        due = {m.name: m.due_ns for m in view.models}
-        assert due[launch.model] == min(m.due_ns for m in waiting(view, True))
-        assert launch.whole
+    launches = launched(view, policy, True)
+    due = {m.name: m.due_ns for m in view.models}
+    earliest = sorted(m.due_ns for m in waiting(view, True))[: len(launches)]
+    assert [due[launch.model] for launch in launches] == earliest
+    assert all(launch.whole for launch in launches)
 
 
 @given(view=views(), policy=missiles)
@@ -125,11 +130,11 @@ def test_missile_takes_the_best_effort_model_that_is_furthest_behind(view, polic
 
 
 @given(view=views(), policy=missiles)
-def test_missile_runs_whole_jobs_only_when_calm(view, policy):
+def test_missile_runs_whole_jobs_only_when_calm_or_where_they_yield(view, policy):
     quiet_ns = view.now_ns - view.last_latency_ns
     calm = quiet_ns > policy.calm_ms * 1e6 and not (waiting(view, True) or view.latency_in_flight)
     for launch in launched(view, policy, False):
-        assert launch.whole == calm
+        assert launch.whole == (calm or view.yields)
 
 
 def test_missile_that_owes_best_effort_launches_both():
@@ -169,7 +174,9 @@ def test_policies_by_name():
         make_policy("lifo")
 
 
-@pytest.mark.parametrize("fields", [{"best_effort_floor": 1.0}, {"calm_ms": -1.0}])
+@pytest.mark.parametrize(
+    "fields", [{"best_effort_floor": 1.0}, {"calm_ms": -1.0}, {"latency_launches": 0}]
+)
 def test_impossible_settings_are_refused(fields):
     with pytest.raises(ConfigError, match=next(iter(fields))):
         Missile(**fields)

@@ -26,12 +26,11 @@ class Concurrent:
         return True
 
     @property
-    def serial(self) -> bool:
-        return False
-
-    @property
     def yields(self) -> bool:
         return False
+
+    def abreast(self, latency: bool) -> int | None:
+        return None
 
     def decide(self, view: View) -> Sequence[Launch]:
         room = self.max_in_flight - view.latency_in_flight - view.best_effort_in_flight

@@ -21,12 +21,11 @@ class Fifo:
         return False
 
     @property
-    def serial(self) -> bool:
-        return True
-
-    @property
     def yields(self) -> bool:
         return False
+
+    def abreast(self, latency: bool) -> int | None:
+        return 1
 
     def decide(self, view: View) -> Sequence[Launch]:
         waiting = [m for m in view.models if m.launchable]

@@ -14,15 +14,17 @@ from missile_jax.schedule.view import Launch, ModelView, View
 class Missile:
     """The default policy.
 
-    LS requests run one at a time, the earliest due first. From the arrival of an LS request on no
-    further BE piece is launched until no LS request is left. BE models share the rest by weight,
-    one piece in flight; pieces are segments while LS traffic is around and whole jobs otherwise.
-    Where BE pieces yield the processors that they run on, they are whole jobs at any time.
+    LS requests run first, two at a time, the earliest due before the others. From the arrival of an
+    LS request on no further BE piece is launched until no LS request is left. BE models share the
+    rest by weight, one piece in flight; pieces are segments while LS traffic is around and whole
+    jobs otherwise. Where BE pieces yield the processors that they run on, they are always whole.
 
     beside: launch an LS request at once beside the BE segment in flight; False waits for its end.
         Beside is better where segments are long against an LS request: see docs/scheduling.md.
     calm_ms: without LS traffic for this long, BE runs whole jobs (elastic quantum); inf: never.
     best_effort_floor: share of device time, 0 to 1, that BE gets even when LS asks for all of it.
+    latency_launches: LS requests that may run at a time. One seldom fills a device: with two, the
+        device does more of them a second, and a short queue is shorter. One where LS waits for BE.
     yielding: on a CPU, run BE on threads that leave their processors to LS at once: see
         docs/scheduling.md. Not so with a floor, which they could not keep, nor if LS waits for BE.
     """
@@ -30,6 +32,7 @@ class Missile:
     beside: bool = True
     calm_ms: float = 1000.0
     best_effort_floor: float = 0.0
+    latency_launches: int = 2
     yielding: bool = True
 
     def __post_init__(self) -> None:
@@ -37,6 +40,8 @@ class Missile:
             raise ConfigError(
                 f"best_effort_floor={self.best_effort_floor!r} must be at least 0 and below 1"
             )
+        if self.latency_launches < 1:
+            raise ConfigError(f"latency_launches={self.latency_launches!r} must be 1 or more")
         if not self.calm_ms >= 0.0:
             raise ConfigError(f"calm_ms={self.calm_ms!r} must be 0 or more")
 
@@ -49,12 +54,11 @@ class Missile:
         return self.beside
 
     @property
-    def serial(self) -> bool:
-        return True
-
-    @property
     def yields(self) -> bool:
         return self.yielding and self.beside and self.best_effort_floor == 0.0
+
+    def abreast(self, latency: bool) -> int | None:
+        return self.latency_launches if latency and self.beside else 1
 
     def decide(self, view: View) -> Sequence[Launch]:
         latency = [m for m in view.models if m.latency and m.launchable]
@@ -68,8 +72,9 @@ class Missile:
                 whole = calm or (view.yields and self.calm_ms < math.inf)
                 launches.append(Launch(min(best_effort, key=_behind).name, whole))
         clear = self.beside or not (launches or view.best_effort_in_flight)
-        if latency and clear and view.latency_in_flight == 0:
-            launches.append(Launch(min(latency, key=_due).name, whole=True))
+        room = (self.latency_launches if self.beside else 1) - view.latency_in_flight
+        if clear and room > 0:
+            launches += [Launch(m.name, whole=True) for m in sorted(latency, key=_due)[:room]]
         return launches
 
 
