@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from harness import Client, Gate, mlp, pair
+from harness import ONE, Client, Gate, mlp, pair
 
 from missile_jax import Runtime
 from missile_jax.options import HttpOptions
@@ -25,7 +25,7 @@ def _open_gate(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def runtime(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
-    with Runtime(cache_dir=tmp_path_factory.mktemp("cache")) as runtime:
+    with Runtime(cache_dir=tmp_path_factory.mktemp("cache"), policy=ONE) as runtime:
         runtime.load(mlp())
         runtime.load(pair())
         runtime.load(gate.model("gate", priority="latency", queue_limit=1))

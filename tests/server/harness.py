@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from missile_jax import Model, Runtime
+from missile_jax import Missile, Model, Runtime
 from missile_jax.server.serve import HttpServer
+
+# One request runs, so that the next one waits.
+ONE = Missile(latency_launches=1)
 
 
 class Gate:

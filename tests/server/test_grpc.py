@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from harness import mlp
+from harness import ONE, mlp
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -156,7 +156,7 @@ def test_the_repository(tmp_path, open_channel):
 
     sources = [ModelSource(name, partial(model, name), on_request=True) for name in "ab"]
     with (
-        Runtime(cache_dir=tmp_path) as runtime,
+        Runtime(cache_dir=tmp_path, policy=ONE) as runtime,
         Repository(runtime, sources) as repository,
         GrpcServer(Dataplane(runtime, repository), GrpcOptions(port=0)) as server,
     ):
@@ -390,7 +390,7 @@ def test_health(channel):
 
 def test_health_follows_readiness(tmp_path, open_channel):
     with (
-        Runtime(cache_dir=tmp_path) as runtime,
+        Runtime(cache_dir=tmp_path, policy=ONE) as runtime,
         GrpcServer(Dataplane(runtime), GrpcOptions(port=0)) as server,
     ):
         runtime.load(mlp())

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from harness import Client, mlp, tensor, wait_for_queue
+from harness import ONE, Client, mlp, tensor, wait_for_queue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -244,7 +244,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(server, cli
 
 def test_a_closed_runtime_is_not_ready(tmp_path, connect):
     with (
-        Runtime(cache_dir=tmp_path) as runtime,
+        Runtime(cache_dir=tmp_path, policy=ONE) as runtime,
         HttpServer(Dataplane(runtime), HttpOptions(port=0)) as server,
     ):
         runtime.load(mlp())
