@@ -87,7 +87,11 @@ class Runtime:
     observer: called with a LaunchRecord after each launch, on the launching thread.
     arbiter: the name of a device that other processes share, such as ``"cpu"``; by default
         ``$MISSILE_ARBITER``. LS requests are then announced to them, and best-effort launches wait
-        for theirs, and for turns: see docs/arbiter.md. Empty: the device is not shared.
+        for theirs, and for turns, unless they yield: see docs/arbiter.md. Empty: the device is not
+        shared.
+
+    On a CPU, best-effort models run on threads that leave their processors to all other threads of
+    the program's group; a policy says otherwise (``Missile(yielding=False)``).
 
     Two things change for the whole process (docs/scheduling.md). Memory that is freed is kept for
     the next launch's buffers; that reaches furthest if the runtime is made before JAX is first

@@ -13,6 +13,7 @@ from missile_jax import (
     DeadlineExceededError,
     HostMemoryError,
     InvalidInputError,
+    Missile,
     Model,
     ModelLoadError,
     ModelNotFoundError,
@@ -189,24 +190,25 @@ def test_the_timeout_of_a_model_holds_where_it_is_shorter(runtime, barrier):
             future.result(60)
 
 
-def test_urgent_requests_overtake_others_of_their_model(runtime, barrier):
+def test_urgent_requests_overtake_others_of_their_model(barrier):
     gate = barrier()
-    runtime.load(held(gate, 2, priority="latency"))
-    gate.shut()
-    first, order = runtime.submit("m", X), []
-    gate.wait_entered()
-    made = {}
-    for name, priority in (("last", "best_effort"), ("7", 7), ("2", 2), ("0", 0), ("1", 1)):
-        made[name] = runtime.submit("m", X, priority=priority)
-        made[name].add_done_callback(lambda _, name=name: order.append(name))
-    gate.open()
-    for future in (first, *made.values()):
-        future.result(60)
-    assert runtime.run_until_idle(60)
-    assert order == ["0", "1", "2", "7", "last"]
-    runtime.load(scaled(2, "be"))
-    with pytest.raises(InvalidInputError, match="priority 'latency' is not allowed"):
-        runtime.submit("be", X, priority="latency")
+    with Runtime(policy=Missile(latency_launches=1)) as runtime:
+        runtime.load(held(gate, 2, priority="latency"))
+        gate.shut()
+        first, order = runtime.submit("m", X), []
+        gate.wait_entered()
+        made = {}
+        for name, priority in (("last", "best_effort"), ("7", 7), ("2", 2), ("0", 0), ("1", 1)):
+            made[name] = runtime.submit("m", X, priority=priority)
+            made[name].add_done_callback(lambda _, name=name: order.append(name))
+        gate.open()
+        for future in (first, *made.values()):
+            future.result(60)
+        assert runtime.run_until_idle(60)
+        assert order == ["0", "1", "2", "7", "last"]
+        runtime.load(scaled(2, "be"))
+        with pytest.raises(InvalidInputError, match="priority 'latency' is not allowed"):
+            runtime.submit("be", X, priority="latency")
 
 
 def test_a_tenants_queues_have_a_limit_together(barrier):
