@@ -132,6 +132,16 @@ def test_two_latency_requests_run_beside_each_other():
     assert sim.clock.now_ns() == 6 * MS
 
 
+def test_requests_that_were_queued_together_start_together(monkeypatch):
+    sim = Simulation(slowdown=0.0)
+    sim.serve("ls", [3.0], latency=True)
+    monkeypatch.setattr(sim.mux, "submit", sim.mux.queue)
+    for _ in range(3):
+        sim.submit("ls")
+    assert sim.mux.step()
+    assert sim.mux.table.view(0, yields=False).latency_in_flight == 2
+
+
 def test_fifo_is_in_order_of_arrival():
     sim = Simulation(Fifo())
     sim.serve("be", [5.0] * 10)

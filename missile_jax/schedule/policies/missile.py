@@ -57,7 +57,7 @@ class Missile:
     def yields(self) -> bool:
         return self.yielding and self.beside and self.best_effort_floor == 0.0
 
-    def abreast(self, latency: bool) -> int | None:
+    def abreast(self, latency: bool) -> int:
         return self.latency_launches if latency and self.beside else 1
 
     def decide(self, view: View) -> Sequence[Launch]:
@@ -72,7 +72,7 @@ class Missile:
                 whole = calm or (view.yields and self.calm_ms < math.inf)
                 launches.append(Launch(min(best_effort, key=_behind).name, whole))
         clear = self.beside or not (launches or view.best_effort_in_flight)
-        room = (self.latency_launches if self.beside else 1) - view.latency_in_flight
+        room = self.abreast(latency=True) - view.latency_in_flight
         if clear and room > 0:
             launches += [Launch(m.name, whole=True) for m in sorted(latency, key=_due)[:room]]
         return launches
