@@ -1,13 +1,15 @@
 """What does the runtime cost over calling the compiled function?
 
-Three questions, each with both sides interleaved in one run: a request through `Runtime` against
+Four questions, each with both sides interleaved in one run: a request through `Runtime` against
 the bare jitted call, one over HTTP against a bare starlette handler, a model in segments against
-whole. The first two on an MLP of about 0.08 ms.
+whole, a request after a pause against one that follows another. The first two on an MLP of about
+0.08 ms.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import socket
 import sys
 import time
@@ -26,6 +28,7 @@ from benchmarks.report import Report
 from benchmarks.servers import await_ready, free_port, running
 from benchmarks.workloads import items
 from missile_jax import Missile, Model, Runtime
+from missile_jax.program.pinning import pin_threads, worker_threads
 
 # Batches at which the zoo's models are compared in segments and whole.
 SEGMENTED = {
@@ -48,6 +51,8 @@ def run(quick: bool, seed: int, console: Console) -> Report:
     for name, batch in SEGMENTED.items():
         console.print(f"[dim]segments against whole: {name}[/]")
         _segments(report, name, batch, 10 if quick else 40)
+    console.print("[dim]after a pause[/]")
+    _pauses(report, 120 if quick else 600)
     return report
 
 
@@ -142,6 +147,49 @@ def _segments(report: Report, name: str, batch: int, calls: int) -> None:
     report.rows[-1] |= {"segments": plan["segments"], "bit_identical": plan["bit_identical"]}
     report.summary[f"segmented_ratio.{name}"] = ratio
     report.summary[f"whole_ms.{name}"] = float(np.median(times["whole"])) / 1e3
+
+
+def _pauses(report: Report, calls: int) -> None:
+    """SqueezeNet back to back and each time after a pause, threads pinned and free in turns."""
+    net = zoo.load("squeezenet", random_weights=True)
+    x = items(net, 1)[0]
+    times: dict[str, list[float]] = {}
+    with Runtime(pin=False) as runtime:
+        runtime.load(Model("m", net.module, net.variables, example=net.example, priority="latency"))
+        for _ in range(calls // 30):
+            for side in ("free", "pinned"):
+                _place_threads(side)
+                for pause_s in (0.0, 0.03):
+                    what = f"{side}, after {pause_s * 1e3:.0f} ms"
+                    times.setdefault(what, []).extend(_paused(runtime, x, pause_s))
+    for what, values in times.items():
+        _row(report, f"squeezenet {what}", np.array(values))
+    p50 = {what: float(np.median(values)) for what, values in times.items()}
+    for side in ("free", "pinned"):
+        ratio = p50[f"{side}, after 30 ms"] / p50[f"{side}, after 0 ms"]
+        report.summary[f"after_pause_ratio.{side}"] = ratio
+    ratio = p50["pinned, after 30 ms"] / p50["free, after 30 ms"]
+    report.summary["pinned_vs_free_after_pause"] = ratio
+
+
+def _place_threads(side: str) -> None:
+    if side == "pinned":
+        if not pin_threads(jax.devices()[0]):
+            raise RuntimeError("the threads cannot be pinned here")
+    else:
+        for tid in worker_threads():
+            os.sched_setaffinity(tid, os.sched_getaffinity(0))
+
+
+def _paused(runtime: Runtime, x: Any, pause_s: float, calls: int = 30) -> list[float]:
+    """Times in us."""
+    times = []
+    for _ in range(calls):
+        time.sleep(pause_s)
+        start = time.perf_counter_ns()
+        runtime.infer("m", x)
+        times.append((time.perf_counter_ns() - start) / 1e3)
+    return times
 
 
 def _tokens(net: Any, batch: int) -> Any:

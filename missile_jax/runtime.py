@@ -36,6 +36,7 @@ from missile_jax.program.build import Builder
 from missile_jax.program.compile import persistent_cache
 from missile_jax.program.costs import MeasuredCosts
 from missile_jax.program.load import load
+from missile_jax.program.pinning import pin_threads
 from missile_jax.program.plan import Plan
 from missile_jax.program.program import CopyIn, Inputs, Program, stage
 from missile_jax.program.yielding import yielding
@@ -89,6 +90,9 @@ class Runtime:
         ``$MISSILE_ARBITER``. LS requests are then announced to them, and best-effort launches wait
         for theirs, and for turns, unless they yield: see docs/arbiter.md. Empty: the device is not
         shared.
+    pin: on a CPU, keep each of XLA's threads to a processor of its own, so that a launch after a
+        pause does not wait for two that woke up on one (docs/scheduling.md). For this process, and
+        for good.
 
     On a CPU, best-effort models run on threads that leave their processors to all other threads of
     the program's group; a policy says otherwise (``Missile(yielding=False)``).
@@ -117,10 +121,12 @@ class Runtime:
         cache_dir: str | os.PathLike[str] | None = None,
         observer: Callable[[LaunchRecord], None] | None = None,
         arbiter: str | None = None,
+        pin: bool = True,
     ) -> None:
         # Before JAX starts its threads, if this is the first use of it: each clings to a heap.
         keep_freed_memory()
         self._device = device if device is not None else jax.devices()[0]
+        self._pinned = pin and pin_threads(self._device)
         quantum_ms = (
             _QUANTUM_MS.get(self._device.platform, 1.0) if quantum_ms is None else quantum_ms
         )
@@ -516,7 +522,8 @@ class Runtime:
         """Counters, latencies and plans of all models, as plain values.
 
         ``mode`` is ``"spatial"`` if best-effort and latency-sensitive launches may overlap;
-        ``yields`` tells whether best-effort runs on threads that yield (docs/scheduling.md).
+        ``yields`` tells whether best-effort runs on threads that yield, ``pinned`` whether each
+        thread that computes has a processor of its own (docs/scheduling.md).
         ``accounts`` goes on counting models that were unloaded; ``now_ns`` is the engine's clock.
         Times end in their unit; ``latency_ms`` covers the latest 4,096 answers.
         """
@@ -528,6 +535,7 @@ class Runtime:
                 "policy": self._mux.policy.name,
                 "mode": "spatial" if overlaps else "temporal",
                 "yields": self._mux.yields,
+                "pinned": self._pinned,
                 "device": f"{self._device.platform}:{self._device.id}",
                 "simulated": self._mux.device.simulated,
                 "now_ns": self._mux.clock.now_ns(),
