@@ -68,6 +68,7 @@ soak: setup $(VENV)/.test $(VENV)/.pjrt
 	$(BIN)/python -m benchmarks arbiter-soak --json out/bench/arbiter_soak.json
 	$(BIN)/python -m benchmarks fuzz --json out/bench/fuzz.json
 	GRANULE_EXAMPLES=1700 $(BIN)/python -m pytest -q tests/memory/test_granules_stateful.py
+	PJRT_FUZZ_RUNS=10000000 $(BIN)/python -m pytest -q tests/plugin/test_plugin_native.py -k copies
 	$(BIN)/python -m pytest -q tests/plugin/whole_zoo.py
 	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest -q tests/server/test_openapi.py
 

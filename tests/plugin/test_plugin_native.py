@@ -1,6 +1,9 @@
 """The wrapper's own programs in C++, under sanitizers, with a plugin made for them."""
 
+import importlib.util
+import os
 import platform
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +18,19 @@ MEMORY = """arena arena_check arena_move copy cuda cuda_device cuda_mover cuda_r
 holes link region view view_set""".split()
 # A tenant of an arbiter.
 TENANT = "decide futex memory tenant wire".split()
+# What is fuzzed, and with how many inputs: `make soak` sets more.
+RUNS = int(os.environ.get("PJRT_FUZZ_RUNS", "100000"))
 FUZZED = ["arguments", "donations", "gather"]
 FLAGS = ["-std=c++17", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
 
-def build(folder: Path, sanitizer: str, *sources: Path, flags: tuple[str, ...] = ()) -> Path:
+def build(
+    folder: Path,
+    sanitizer: str,
+    *sources: Path,
+    flags: tuple[str, ...] = (),
+    libraries: tuple[Path, ...] = (),
+) -> Path:
     """A program, or a library, of all of these: each compiled by itself, two at a time."""
     checked = [*FLAGS, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", *flags]
 
@@ -35,7 +46,7 @@ def build(folder: Path, sanitizer: str, *sources: Path, flags: tuple[str, ...] =
         objects = list(pool.map(compile_one, sources))
     target = folder / sources[0].stem
     linked = subprocess.run(
-        ["c++", *checked, *map(str, objects), "-o", str(target), "-ldl"],
+        ["c++", *checked, *map(str, [*objects, *libraries]), "-o", str(target), "-ldl"],
         capture_output=True,
         text=True,
     )
@@ -44,11 +55,11 @@ def build(folder: Path, sanitizer: str, *sources: Path, flags: tuple[str, ...] =
 
 
 def run(*command: str | Path) -> str:
-    """Its output, if it succeeds. At fixed addresses: some thread sanitizers know no others."""
+    """What it says, if it succeeds. At fixed addresses: some thread sanitizers know no others."""
     fixed = [setarch, platform.machine(), "-R"] if (setarch := shutil.which("setarch")) else []
     ran = subprocess.run([*fixed, *map(str, command)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    return ran.stdout + ran.stderr
 
 
 @pytest.mark.slow
@@ -62,7 +73,28 @@ def test_threads_use_the_wrapper_without_a_finding(sanitizer, tmp_path):
     assert "launches" in run(program, fake)
 
 
+def libfuzzer() -> Path:
+    """The runtime, which comes with atheris."""
+    spec = importlib.util.find_spec("atheris")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parents[1] / "libclang_rt.fuzzer_no_main.a"
+
+
 def test_nothing_is_found_in_what_copies_arguments(tmp_path):
     sources = [NATIVE / "pjrt" / f"{name}.cc" for name in FUZZED]
-    fuzz = build(tmp_path, "address,undefined", NATIVE / "tests/pjrt_fuzz.cc", *sources)
-    assert run(fuzz, "20000", "0") == "no finding\n"
+    sources.append(NATIVE / "tests/fuzz_main.cc")
+    flags = ("-fsanitize-coverage=trace-pc,trace-cmp", "-Wl,--wrap=__sanitizer_cov_trace_pc")
+    fuzz = build(
+        tmp_path,
+        "address,undefined",
+        NATIVE / "tests/pjrt_fuzz.cc",
+        *sources,
+        flags=flags,
+        libraries=(libfuzzer(),),
+    )
+    said = run(fuzz, f"-runs={RUNS}", "-seed=1", "-max_len=256", f"-artifact_prefix={tmp_path}/")
+    assert f"Done {RUNS} runs" in said
+    # It learns from what it reaches, else it is no better than noise.
+    reached = [int(features) for features in re.findall(r" ft: (\d+)", said)]
+    assert reached[-1] > 2 * reached[0]

@@ -1,12 +1,10 @@
 // A fuzz target for what copies a caller's arguments: host buffers of any strides and layout, the
-// structures of a launch, and donations in a compiled program. Under libFuzzer where clang is
-// (-DMISSILE_LIBFUZZER -fsanitize=fuzzer); else its own main() makes the inputs: argv[1] of them,
-// from the seed argv[2].
+// structures of a launch, and donations in a compiled program. Clang links it with libFuzzer by
+// -fsanitize=fuzzer; for GCC see fuzz_main.cc.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string_view>
 #include <vector>
 
@@ -171,24 +169,3 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   return 0;
 }
-
-#ifndef MISSILE_LIBFUZZER
-int main(int argc, char** argv) {
-  Require(argc == 3, "wants a number of inputs and a seed");
-  std::mt19937 random(static_cast<unsigned>(std::atoi(argv[2])));
-  // Bytes that say something in protocol buffers' wire format, beside any others.
-  static constexpr std::uint8_t kWords[] = {0x42, 0x92, 0x01, 0x0a, 0x02, 0x08, 0x10, 0xff, 0x7f};
-  std::vector<std::uint8_t> input;
-  for (int i = 0; i < std::atoi(argv[1]); ++i) {
-    if (input.empty() || random() % 4 == 0) input.assign(1 + random() % 96, 0);
-    for (int changes = 1 + static_cast<int>(random() % 16); changes > 0; --changes) {
-      const bool word = random() % 2 != 0;
-      input[random() % input.size()] =
-          word ? kWords[random() % sizeof(kWords)] : static_cast<std::uint8_t>(random());
-    }
-    LLVMFuzzerTestOneInput(input.data(), input.size());
-  }
-  std::puts("no finding");
-  return 0;
-}
-#endif
