@@ -2,9 +2,13 @@
 
 import contextlib
 import gc
+import platform
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -135,12 +139,68 @@ def test_parameters_that_arrive_between_two_looks_of_a_loop(monkeypatch):
 
 
 def test_two_hundred_models_of_one_architecture_compile_once():
-    with Runtime(device_memory=THREE_MODELS) as runtime:
-        runtime.load(model(0))
+    small = [np.zeros((16, 16), np.float32)] * 2
+    x = X[:, :16]
+    with Runtime(device_memory="1MiB") as runtime:
+        runtime.load("m0", model=tower, params=small, example=x)
         before = compilations()
-        for k in range(1, 20):
-            runtime.load(model(k))
+        for k in range(1, 200):
+            eye = [np.eye(16, dtype=np.float32) * k, small[1]]
+            runtime.load(f"m{k}", model=tower, params=eye, example=x)
         assert compilations() == before
+        assert len(runtime.models()) == 200
+        for k in (1, 99, 199):
+            np.testing.assert_allclose(runtime.infer(f"m{k}", x), np.tanh(k * x) + x, atol=1e-5)
+
+
+_HOST_MEMORY = """
+import ctypes, gc, os
+import jax.numpy as jnp
+import numpy as np
+from missile_jax import Runtime
+
+WIDTH, LAYERS, WARM, COUNTED = 512, 4, 4, 32
+MODEL_BYTES = LAYERS * WIDTH * WIDTH * 4
+X = np.ones((1, WIDTH), np.float32)
+
+def tower(params, x):
+    for w in params:
+        x = jnp.tanh(x @ w) + x
+    return x
+
+def resident_bytes():
+    # What has been freed and kept for the next launch is nobody's, and there once.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+with Runtime(device_memory=4 * MODEL_BYTES) as runtime:
+    def load(k):
+        weights = [np.full((WIDTH, WIDTH), k + i / 8, np.float32) for i in range(LAYERS)]
+        runtime.load(f"m{k}", model=tower, params=weights, example=X)
+        runtime.infer(f"m{k}", X)
+
+    for k in range(WARM):
+        load(k)
+    before = resident_bytes()
+    for k in range(WARM, WARM + COUNTED):
+        load(k)
+    print((resident_bytes() - before) / (COUNTED * MODEL_BYTES))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists() or platform.libc_ver()[0] != "glibc",
+    reason="resident memory is read from /proc, and glibc gives free memory back first",
+)
+def test_a_model_takes_hardly_more_host_memory_than_its_parameters():
+    # In a process of its own: what other tests have left, or free meanwhile, would count.
+    child = subprocess.run(
+        [sys.executable, "-c", _HOST_MEMORY], capture_output=True, text=True, timeout=300
+    )
+    assert child.returncode == 0, child.stderr
+    assert 0.99 <= float(child.stdout) <= 1.02
 
 
 def test_equal_parameters_lie_on_the_host_once():
