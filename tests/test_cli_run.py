@@ -168,6 +168,26 @@ def test_on_a_cpu_best_effort_yields_its_processors_and_launches_beside_latency(
     assert 0.0 < float(ran.stdout) < 1.0
 
 
+CHOOSES = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+print(len(jax.devices()), *sys.argv[1:])
+"""
+
+
+def test_a_script_is_run_as_it_is_named_and_told_if_it_chooses_another_platform(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(CHOOSES)
+    script.chmod(0o600)
+    options = ("--best-effort", "--no-arbiter", "--wrap", PLUGIN)
+    ran = missile("run", *options, "train.py", "--steps", 3, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[1:] == ["--steps", "3"]
+    assert "sets jax_platforms to 'cpu' itself" in ran.stderr
+    assert 'let it set "missile,cpu"' in ran.stderr
+
+
 def test_top_says_when_nobody_is_there():
     assert top("--once") == "device cpu: no arbiter runs\n"
     document = json.loads(top("--once", "--json", "--device", "gpu0"))
@@ -184,6 +204,7 @@ def test_an_arbiter_can_be_watched():
     ("words", "message"),
     [
         (["--wrap", PLUGIN, "--", "no-such-program"], "there is no program"),
+        (["--wrap", PLUGIN, "--", "no-such-program.py"], "there is no program"),
         (["--", "ls"], "no plugin to wrap"),
         (["--wrap", "/nowhere.so", "--", "ls"], "/nowhere.so"),
         (["--wrap", PLUGIN, "--memory", "lots", "--", "ls"], "lots"),

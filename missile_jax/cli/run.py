@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +27,18 @@ _LAUNCHES = {True: 2, False: 1}
 @app.command(
     epilog="""\b
 Examples:
-  missile run --best-effort -- python train.py
+  missile run --best-effort train.py
   missile run --latency --memory 2GiB -- python server.py --port 8000
   missile run --weight 2 --wrap ./pjrt_c_api_cpu_plugin.so -- python train.py""",
     context_settings={"allow_interspersed_args": False},
 )
 def run(
     command: Annotated[
-        list[str], typer.Argument(help="What to run, after --.", metavar="COMMAND...")
+        list[str],
+        typer.Argument(
+            help="What to run, after --; a file whose name ends in .py is run with this Python.",
+            metavar="COMMAND...",
+        ),
     ],
     latency: Annotated[
         bool,
@@ -86,7 +91,7 @@ def run(
 
     The program needs no change. Its environment asks JAX for the platform missile; jax.devices(),
     jax.devices("gpu") and jax.devices("cuda") are that one's. A program that sets jax_platforms
-    itself keeps what it sets, and a warning says so.
+    itself to others keeps what it sets, and a warning says so.
     """
     environment = dict(os.environ)
     if wrap is not None:
@@ -117,6 +122,8 @@ def run(
         if not arbiter:
             raise ConfigError("--idle needs the arbiter, got --no-arbiter")
         environment["MISSILE_PJRT_IDLE"] = "1"
+    if command[0].endswith(".py") and Path(command[0]).is_file():
+        command = [sys.executable, *command]
     program = shutil.which(command[0])
     if program is None:
         raise ConfigError(f"there is no program {command[0]!r} to run")

@@ -27,7 +27,10 @@ def initialize() -> None:
         from missile_jax.plugin.register import register_or_explain
 
         register_or_explain(always)
-    elif PLATFORM in os.environ.get("JAX_PLATFORMS", "").split(","):
+    # Aliases lead here, and so does no name at all: JAX then takes whose priority is the highest.
+    here = {PLATFORM, "gpu", "cuda", ""} if always else {PLATFORM}
+    asked = always or PLATFORM in os.environ.get("JAX_PLATFORMS", "").split(",")
+    if asked and here.isdisjoint(chosen):
         logging.getLogger(__name__).warning(
             "this program sets jax_platforms to %r itself, so it does not run through %s: "
             'let it set "%s,cpu", or leave the line out',
