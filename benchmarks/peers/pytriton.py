@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 
 import numpy as np
 from pytriton.model_config import ModelConfig, Tensor
@@ -12,6 +14,7 @@ from benchmarks.served import served
 
 
 def main(port: int, name: str) -> None:
+    _name_library()
     model = served(name)
     run = model.compiled()
 
@@ -30,6 +33,16 @@ def main(port: int, name: str) -> None:
             config=ModelConfig(batching=False),
         )  # fmt: skip
         triton.serve()
+
+
+def _name_library() -> None:
+    """Have Triton's Python backend load the libpython of this interpreter.
+
+    Otherwise it finds that of the system first, and fails on this one's standard library where the
+    two differ in their last number.
+    """
+    folders = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, folders))
 
 
 if __name__ == "__main__":
