@@ -24,7 +24,10 @@ def colocation(
     seed: Seed = 0,
     trace: Annotated[Path | None, typer.Option(help="Arrivals from a trace file.")] = None,
     policies: Annotated[
-        str, typer.Option(help="Comma-separated; also missile-after, which waits for the segment.")
+        str,
+        typer.Option(
+            help="Comma-separated; also missile-cut, in segments, and missile-after, which waits."
+        ),
     ] = "concurrent,fifo,missile",
 ) -> None:
     """LS tail and BE throughput side by side, for each policy."""
@@ -90,7 +93,7 @@ def serving(
     seed: Seed = 0,
     peers: Annotated[
         str, typer.Option(help="Comma-separated servers to compare with, each installed first.")
-    ] = "mlserver,ray_serve,litserve,pytriton",
+    ] = "mlserver,kserve,ray_serve,litserve,pytriton",
     protocols: Annotated[str, typer.Option(help="Comma-separated: http, grpc.")] = "http,grpc",
 ) -> None:
     """The door against a bare handler and other servers, and beside clients that behave badly."""

@@ -24,6 +24,7 @@ PEERS = Path("out/peers")
 _JAX = ("jax==0.10.2", "jaxlib==0.10.2")
 REQUIREMENTS = {
     "mlserver": ("mlserver==1.7.1", *_JAX),
+    "kserve": ("kserve==0.21.0", *_JAX),
     "ray_serve": ("ray[serve]==2.60.0", *_JAX),
     "litserve": ("litserve==0.2.19", *_JAX),
     "pytriton": ("nvidia-pytriton==0.5.14", "jax<0.5"),
@@ -65,6 +66,7 @@ def contenders(peers: Sequence[str], protocols: Sequence[str]) -> list[Contender
     ]
     of_peers = {
         "mlserver": [("json", _json, _from_json), ("grpc", _grpc, _from_grpc)],
+        "kserve": [("binary", infer_request, _from_binary), ("grpc", _grpc, _from_grpc)],
         "ray_serve": [("binary", _raw, _from_raw)],
         "litserve": [("json", _list, _from_list)],
         "pytriton": [("binary", infer_request, _from_binary), ("grpc", _grpc, _from_grpc)],
@@ -83,7 +85,10 @@ def install(peer: str) -> str:
     wanted = "\n".join(REQUIREMENTS[peer])
     if stamp.exists() and stamp.read_text() == wanted:
         return ""
-    venv.create(folder, clear=True, with_pip=True)
+    try:
+        venv.create(folder, clear=True, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no environment: {error}"
     done = subprocess.run(
         [folder / "bin/python", "-m", "pip", "install", "-qq", "--disable-pip-version-check",
          *REQUIREMENTS[peer]],
@@ -91,7 +96,7 @@ def install(peer: str) -> str:
     )  # fmt: skip
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        return (errors or ["pip failed"])[0]
+        return "\n".join(errors) or f"pip failed:\n{done.stderr.strip()[-1500:]}"
     stamp.write_text(wanted)
     return ""
 

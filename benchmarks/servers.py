@@ -10,9 +10,33 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
 from urllib.request import urlopen
 
 PATIENCE_S = 90.0
+# Of what a server wrote, how much says what went wrong.
+_TAIL_BYTES = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process that was started, and the file of what it writes."""
+
+    process: subprocess.Popen
+    log: IO[bytes]
+
+    def check(self) -> None:
+        """Raises RuntimeError with the end of what it wrote, if it has ended."""
+        if (status := self.process.poll()) is not None:
+            raise RuntimeError(f"the server ended with {status}:\n{self.said()}")
+
+    def said(self) -> str:
+        """The end of what it wrote so far."""
+        # Not read(): the process shares the file's position.
+        file = self.log.fileno()
+        tail = os.pread(file, _TAIL_BYTES, max(0, os.fstat(file).st_size - _TAIL_BYTES))
+        return tail.decode(errors="replace").strip()
 
 
 def free_port(together: int = 1) -> int:
@@ -26,7 +50,7 @@ def free_port(together: int = 1) -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int) -> Iterator[subprocess.Popen]:
+def running(command: Sequence[str], port: int) -> Iterator[Server]:
     """`command`, once it listens on `port`. What it started ends with it.
 
     Raises RuntimeError with the end of what it wrote, if it ends or does not listen in time.
@@ -39,9 +63,10 @@ def running(command: Sequence[str], port: int) -> Iterator[subprocess.Popen]:
             start_new_session=True,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
+        server = Server(process, log)
         try:
-            _wait(process, port, log)
-            yield process
+            _await_port(server, port)
+            yield server
         finally:
             _end(process)
 
@@ -58,14 +83,12 @@ def await_ready(port: int) -> None:
     raise TimeoutError(f"the server on port {port} was not ready within {PATIENCE_S:.0f} s")
 
 
-def _wait(process: subprocess.Popen, port: int, log) -> None:
+def _await_port(server: Server, port: int) -> None:
     until = time.monotonic() + PATIENCE_S
     while not _listens(port):
-        if process.poll() is not None or time.monotonic() > until:
-            log.seek(0)
-            said = log.read().decode(errors="replace").strip()[-1500:]
-            what = "ended" if process.poll() is not None else f"was silent for {PATIENCE_S:.0f} s"
-            raise RuntimeError(f"the server {what}:\n{said}")
+        server.check()
+        if time.monotonic() > until:
+            raise RuntimeError(f"the server was silent for {PATIENCE_S:.0f} s:\n{server.said()}")
         time.sleep(0.1)
 
 

@@ -26,7 +26,7 @@ from benchmarks.contenders import Contender, contenders, infer_request, install
 from benchmarks.generator import Generator, Job, sender
 from benchmarks.report import Report
 from benchmarks.served import MODELS, served
-from benchmarks.servers import free_port, running
+from benchmarks.servers import PATIENCE_S, Server, free_port, running
 from missile_jax import Model, Runtime, serve
 
 CONCURRENCY = (1, 8, 64)
@@ -77,8 +77,7 @@ def _compare(
     console: Console,
 ) -> None:
     """A row for each contender and concurrency. All servers run all the time; one is asked."""
-    net = served(model)
-    x, turns = net.example(chosen.seed), {}
+    x, turns = served(model).example(chosen.seed), {}
     with ExitStack() as servers:
         floor = free_port()
         command = [sys.executable, "-m", "benchmarks.floor_server", str(floor)]
@@ -94,12 +93,10 @@ def _compare(
             except RuntimeError as error:
                 if contender.name not in chosen.peers:
                     raise
-                missing[contender.name] = str(error)
+                missing[contender.name] = f"{contender.label}: {error}"
                 continue
             request = contender.request(model, x)
-            job = Job(port, request, chosen.seconds, 1, contender.protocol)
-            _check(contender, job, net.compiled()(x))
-            turns[contender.label] = job
+            turns[contender.label] = Job(port, request, chosen.seconds, 1, contender.protocol)
         measured = _rounds(turns, chosen, generator, f"{model}: ", console)
     for (label, connections), answers in measured.items():
         row: dict[str, Any] = {"what": label, "model": model, "connections": connections}
@@ -128,34 +125,39 @@ def _rounds(
 
 @contextmanager
 def _serving(contender: Contender, model: str) -> Iterator[int]:
-    """The port at which a contender is to be asked, once it answers."""
+    """The port at which a contender is to be asked, once it answers, and rightly.
+
+    Raises RuntimeError with the end of what the server wrote, if it does not.
+    """
     first = free_port(3)
     port = first + (contender.form == "grpc")
-    with running(contender.command(first, model), port):
-        _await_answer(port, contender, model)
+    with running(contender.command(first, model), port) as server:
+        _await_answer(server, port, contender, model)
         yield port
 
 
-def _await_answer(port: int, contender: Contender, model: str) -> None:
+def _await_answer(server: Server, port: int, contender: Contender, model: str) -> None:
     # A port may listen before the model behind it is loaded.
-    request = contender.request(model, served(model).example())
-    answer: object = None
-    for _ in range(60):
+    net = served(model)
+    x = net.example()
+    request = contender.request(model, x)
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        server.check()
         try:
-            answer = _ask(port, contender.protocol, request)
+            status, body = _ask(port, contender.protocol, request)
         except OSError as error:
-            answer = error
+            answer = repr(error)
         else:
-            if answer[0] == 200:
-                return
+            if status == 200:
+                break
+            answer = f"{status} {body[:200]!r}"
+        if time.monotonic() > until:
+            raise RuntimeError(f"no answer but {answer}; the server wrote:\n{server.said()}")
         time.sleep(0.5)
-    raise RuntimeError(f"{contender.label} does not answer: {answer}")
-
-
-def _check(contender: Contender, job: Job, expected: np.ndarray) -> None:
-    status, body = _ask(job.port, job.protocol, job.request)
-    if status != 200 or not np.allclose(contender.logits(body), expected, rtol=1e-3, atol=1e-3):
-        raise RuntimeError(f"{contender.label} answered {status} {body[:200]!r}, not {expected}")
+    expected = net.compiled()(x)
+    if not np.allclose(contender.logits(body), expected, rtol=1e-3, atol=1e-3):
+        raise RuntimeError(f"it answered {body[:200]!r}, not {expected}")
 
 
 def _ask(port: int, protocol: str, request: bytes) -> tuple[int, bytes]:
