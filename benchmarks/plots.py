@@ -19,6 +19,7 @@ _COLORS = {
     "concurrent": "#d95f02",
     "fifo": "#e6ab02",
     "missile": "#1b6ca8",
+    "missile-cut": "#1b6ca8",
     "missile-after": "#7fb3d5",
     "light_first": "#2e86c1",
     "lru": "#7fb3d5",

@@ -17,7 +17,10 @@ PAGES = (
     Path("docs/benchmarks.md"),
     Path("docs/plugin.md"),
     Path("docs/channel-plans.md"),
+    Path("docs/scheduling.md"),
 )
+# In place of a table whose JSON is not committed.
+NOT_RUN = "No such run is committed yet."
 
 Json = dict[str, Any]
 
@@ -27,8 +30,9 @@ def fill(page: str, results: Path) -> str:
 
     def make(match: re.Match[str]) -> str:
         name = match[1]
-        data = json.loads((results / f"{name.partition('-')[0]}.json").read_text())
-        return f"<!-- {name} -->\n{_TABLES[name](data)}\n<!-- /{name} -->"
+        table, path = _TABLES[name], results / f"{name.partition('-')[0]}.json"
+        text = table(json.loads(path.read_text())) if path.exists() else NOT_RUN
+        return f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
     return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", make, page, flags=re.DOTALL)
 
@@ -301,6 +305,7 @@ def _granules(data: Json) -> str:
 _TABLES: dict[str, Callable[[Json], str]] = {
     "colocation": _colocation,
     "colocation-all": _colocation_all,
+    "beside": _colocation,
     "overhead": _overhead,
     "processes": _processes,
     "processes-worst": _processes_worst,

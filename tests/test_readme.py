@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import missile_jax as mj
-from benchmarks.readme import PAGES, RESULTS, fill
+from benchmarks.readme import NOT_RUN, PAGES, RESULTS, fill
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -84,3 +84,8 @@ def test_the_operators_example_answers_its_client() -> None:
 def test_the_tables_are_those_of_the_json(page: Path) -> None:
     text = (ROOT / page).read_text()
     assert fill(text, ROOT / RESULTS) == text
+
+
+def test_a_table_without_a_committed_run_says_so(tmp_path: Path) -> None:
+    page = "before\n<!-- soak -->\n| old |\n<!-- /soak -->\nbehind"
+    assert fill(page, tmp_path) == f"before\n<!-- soak -->\n{NOT_RUN}\n<!-- /soak -->\nbehind"
