@@ -4,7 +4,7 @@ Best-effort processes are killed while they have the turn, the arbiter is killed
 random bytes to the pages that the arbiter reads. Meanwhile latency-sensitive work comes and looks
 how long it takes until it has the device alone. Launches are sleeps: the device is simulated, and
 who has it is told by locks of the system, which end with a killed process. A real JAX process, on a
-PJRT plugin through the wrapper, allocates past its cap.
+PJRT plugin through the wrapper, uploads and launches past its cap; the wrapper counts its objects.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def failed(report: Report) -> bool:
         s["ls_stall_ms_max"] > STALL_MS + LAUNCH_MS
         or s["grant_back_ms_max"] > STALL_MS
         or any(s[key] for key in ("descriptors_left", "maps_left", "tenants_left", "arbiters_left"))
+        or any(left for key, left in s.items() if key.startswith("objects_left."))
         or s["over_cap_refused"] != s["over_cap"]
     )
 
@@ -106,7 +107,7 @@ def _soak(
         killed = phase("best effort killed", lambda watch: _kill_holders(kills, watch))
         lost = phase("arbiter killed", lambda watch: _kill_arbiters(kills, latency, watch))
         hostile = phase("hostile bytes", lambda _: _hostile(folder, hostile_s, seed))
-        cap = {"over_cap": 0, "refused": 0}
+        cap = {"over_cap": 0, "refused": 0, "made": {}, "left": {}}
         if over_cap:
             cap = phase("past its cap", lambda _: _past_cap(over_cap, wrap))
     finally:
@@ -129,6 +130,7 @@ def _soak(
         "hostile_pages": hostile["written"],
         "over_cap": cap["over_cap"],
         "over_cap_refused": cap["refused"],
+        **{f"objects_{key}.{kind}": n for key in ("made", "left") for kind, n in cap[key].items()},
         "tenants_left": len(tenants(DEVICE) or ()) - 1,
         "arbiters_left": len(arbiters(folder)) - 1,
         "descriptors_left": max(0, process.num_fds() - before[0]),
@@ -299,30 +301,17 @@ def _hostile(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
 # As page.h and wire.h have them.
 PAGE_BYTES, TENANT_MAGIC, WIRE_MAGIC = 256, 0x324E544D, 0x3157414D
 
-_OVER_CAP = """
-import json, sys
-import jax, numpy as np
-count, limit = int(sys.argv[1]), int(sys.argv[2])
-small = jax.device_put(np.ones(1000, np.float32))
-refused = 0
-for _ in range(count):
-    try:
-        jax.device_put(np.zeros(limit + 2**20, np.int8)).block_until_ready()
-    except Exception as error:
-        refused += "RESOURCE_EXHAUSTED" in str(error)
-assert float(small.sum()) == 1000.0
-print(json.dumps({"over_cap": count, "refused": refused}))
-"""
-
 
 def _past_cap(times: int, wrap: Path | None) -> dict[str, Any]:
     missile = Path(sys.executable).with_name("missile")
     wrapped = () if wrap is None else ("--wrap", str(wrap))
     limits = ("--memory", f"{_CAP_MIB}MiB", "--device", DEVICE, *wrapped)
-    program = (sys.executable, "-c", _OVER_CAP, str(times), str(_CAP_MIB * 2**20))
+    program = Path(__file__).with_name("arbiter_greedy.py")
     done = subprocess.run(
-        [missile, "run", *limits, "--", *program], capture_output=True, text=True, check=False
-    )
+        [missile, "run", *limits, program, str(times), str(_CAP_MIB * 2**20)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "MISSILE_PJRT_STATISTICS": "1"},
+    )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"the process with a cap failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
