@@ -255,6 +255,30 @@ def test_unloading_makes_room(runtime):
     check(9, runtime.infer("m9", X))
 
 
+def test_unloading_gives_up_copies_that_wait_for_the_bus():
+    # To bring a model takes two seconds.
+    with contextlib.closing(
+        Runtime(device_memory=THREE_MODELS, link_bytes_per_s=MODEL_BYTES / 2)
+    ) as runtime:
+        runtime.load(model(0))
+        future = runtime.submit("m0", X)
+        runtime.step()
+        assert runtime.stats()["memory"]["arena"]["used_bytes"] == MODEL_BYTES
+        runtime.unload("m0")
+        with pytest.raises(RuntimeClosedError):
+            future.result(0)
+        memory = runtime._memory
+        assert memory is not None
+        with runtime._mux.lock:
+            while memory.residency.wait(60):
+                pass
+        stats = runtime.stats()["memory"]
+        (flow,) = stats["link"].values()
+        assert flow["cancelled"] > 0
+        assert flow["bytes"] < MODEL_BYTES
+        assert (stats["arena"]["used_bytes"], stats["arena"]["live_blocks"]) == (0, 0)
+
+
 def test_models_come_and_go_while_others_answer():
     stop = threading.Event()
     with Runtime(device_memory=THREE_MODELS, **CUT) as runtime:

@@ -19,7 +19,7 @@ from missile_jax.memory.disk import Disk
 from missile_jax.memory.eviction import EVICTION_ORDERS, Return, cost_of_return
 from missile_jax.memory.host import Host
 from missile_jax.memory.residence import Residence
-from missile_jax.memory.residency import FetchDone, Residency
+from missile_jax.memory.residency import Cancel, FetchDone, Residency
 from missile_jax.memory.store import HostModel, Store
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
@@ -185,17 +185,18 @@ class Memory:
             raise RuntimeClosedError(f"model {info.name!r}: {copy.error}")
         return staged
 
-    def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> None:
+    def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> Cancel:
         assert model.host.data is not None
         data = model.host.data[k]
 
         def copied(copy: Copy) -> None:
-            for observer in self.observers:
-                _observe(observer, model.name, k, copy)
+            if copy.error is None:
+                for observer in self.observers:
+                    _observe(observer, model.name, k, copy)
             done(copy.error)
 
         flow = self._flow(model.tenant, model.latency)
-        flow.copy((block.address, block), 0, data, 0, data.nbytes, copied)
+        return flow.copy((block.address, block), 0, data, 0, data.nbytes, copied).cancel
 
     def stats(self) -> dict[str, Any]:
         """Of the arena, the link by tenant, the host, and the disk."""

@@ -28,8 +28,10 @@ from missile_jax.program.plan import Plan
 
 # Told when a copy has ended, with an error or None, on any thread but the one that started it.
 FetchDone = Callable[[str | None], None]
+# Gives a copy up; one that ends all the same does no harm.
+Cancel = Callable[[], object]
 # Starts the copy of a model's k-th group into a block.
-Fetch = Callable[[Residence, int, Block, FetchDone], None]
+Fetch = Callable[[Residence, int, Block, FetchDone], Cancel]
 # Makes an array of a DLPack capsule.
 MakeArray = Callable[[Any], jax.Array]
 
@@ -75,6 +77,7 @@ class Residency:
         self._counters: dict[tuple[str, str, bool], Counters] = {}
         self._asking: dict[int, Residence] = {}
         self._coming = 0
+        self._copies: dict[Block, Cancel] = {}
 
     def add(
         self,
@@ -121,7 +124,10 @@ class Residency:
         return held - model.held_bytes
 
     def remove(self, residence: Residence) -> None:
-        """Forgets a model; blocks that a launch still uses become free when it ends."""
+        """Forgets a model; blocks that a launch still uses become free when it ends.
+
+        Copies to them are given up: the link goes on to the next model's.
+        """
         residence.gone = True
         residence.admitted = False
         self._models.pop(id(residence), None)
@@ -274,12 +280,16 @@ class Residency:
         model.counters.swap_in_bytes += group.size_bytes
         block.pin()
         self._coming += 1
-        self._fetch(model, k, block, lambda error: self._came(model, k, block, error))
+        # Its end waits for the lock, so it comes after this.
+        self._copies[block] = self._fetch(
+            model, k, block, lambda error: self._came(model, k, block, error)
+        )
         return True
 
     def _came(self, model: Residence, k: int, block: Block, error: str | None) -> None:
         with self._lock:
             self._coming -= 1
+            self._copies.pop(block, None)
             block.unpin()
             runnable = error is not None
             if k < len(model.blocks) and model.blocks[k] is block:
@@ -346,6 +356,9 @@ class Residency:
             model.held_bytes -= self._arena.rounded(block.size_bytes)
             model.counters.evicted_bytes += block.size_bytes
             block.release()
+            cancel = self._copies.pop(block, None)
+            if cancel is not None:
+                cancel()
         model.here = min(model.here, groups)
         model.early = {k for k in model.early if k < groups}
 
@@ -356,14 +369,15 @@ class Residency:
                     model.drop_arrays(k)
 
     def close(self) -> None:
-        """Takes every model off the device. Copies that are under way still end."""
+        """Takes every model off the device. Pieces of copies that are under way still end."""
         with self._lock:
             for model in list(self._models.values()):
                 self.remove(model)
             for parked in self.parked.values():
                 parked.clear()
             # All lead back to here: without them the arena ends with its last reference.
-            self._fetch = self._arrived = self._host.moved = nothing
+            self._fetch = lambda *_: nothing
+            self._arrived = self._host.moved = nothing
 
     def stats(self) -> dict[str, Any]:
         """The arena's figures, how many models are on the device in full, and counters of every

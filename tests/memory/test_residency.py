@@ -46,11 +46,12 @@ class Bench:
         self.store = Store(LEAF, 64)
         self.host = Host(None, None, self.lock)
         self.copies = deque()
+        self.cancelled = []
         self.values = {}
         self.now_ns = 0
         self.residency = Residency(
             self.arena,
-            lambda model, k, block, done: self.copies.append((model.host.data[k], block, done)),
+            self.fetch,
             self.host,
             dict.fromkeys((True, False), array_maker(jax.devices("cpu")[0])),
             self.tick,
@@ -63,6 +64,10 @@ class Bench:
     def tick(self):
         self.now_ns += 1
         return self.now_ns
+
+    def fetch(self, model, k, block, done):
+        self.copies.append((model.host.data[k], block, done))
+        return lambda: self.cancelled.append((model.name, k))
 
     def add(
         self,
@@ -284,6 +289,25 @@ def test_a_removed_model_gives_its_room_back_at_once():
     bench.residency.retry()
     bench.copy()
     assert second.complete
+
+
+def test_copies_of_a_model_that_leaves_are_given_up():
+    bench = Bench(8)
+    gone, idle, stays = bench.add("gone", 3), bench.add("idle", 2), bench.add("stays", 2)
+    for model in (gone, idle, stays):
+        model.update(True, False, 0)
+    bench.copy(1)
+    gone.discard()
+    # What has come is not given up; the last group goes first.
+    assert bench.cancelled == [("gone", 2), ("gone", 1)]
+    idle.update(False, False, 0)
+    assert idle.evict() == 2 * LEAF
+    assert bench.cancelled[2:] == [("idle", 1), ("idle", 0)]
+    bench.copy(4, error="the copy was cancelled")
+    assert bench.arena.stats()["used_bytes"] == 2 * LEAF
+    bench.run(stays)
+    bench.run(idle)
+    assert len(bench.cancelled) == 4
 
 
 def test_a_copy_that_fails_fails_the_launch_and_is_asked_for_again():
