@@ -248,7 +248,7 @@ def soak(
     json: Json = None,
     seed: Seed = 0,
 ) -> None:
-    """Random cancels, deadlines, loads and unloads; fails if anything is lost or hangs."""
+    """Random cancels, deadlines, loads and unloads; fails if anything is lost, hangs or leaks."""
     from benchmarks import soak as bench
 
     report = bench.run(seconds, seed)
@@ -256,7 +256,8 @@ def soak(
     _print_summary(report.summary)
     if json is not None:
         report.write(json)
-    if report.summary["lost"] or report.summary["hung"] or report.summary["staging_blocks_left"]:
+    if faults := bench.faults(report.summary):
+        console.print(*faults, sep="\n")
         raise typer.Exit(1)
 
 

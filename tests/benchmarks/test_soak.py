@@ -1,15 +1,48 @@
-"""benchmarks.soak: a short run of it, on real threads."""
+"""benchmarks.soak: a short run of it, on real threads; what it fails by."""
+
+from typing import Any
 
 import pytest
 
 from benchmarks import soak
+from benchmarks.growth import growth
+
+CLEAN: dict[str, Any] = {
+    "lost": 0,
+    "hung": 0,
+    "staging_blocks_left": 0,
+    "growth_judged": True,
+    "rss_growth_mb_per_minute": soak.GROWTH_MB_PER_MINUTE,
+    "rss_growth_limit_mb_per_minute": soak.GROWTH_MB_PER_MINUTE,
+}
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_and_nothing_hangs() -> None:
     report = soak.run(seconds=6.0, seed=1)
-    assert report.summary["lost"] == 0
-    assert report.summary["hung"] == 0
-    assert report.summary["staging_blocks_left"] == 0
+    assert not soak.faults(report.summary)
+    assert not report.summary["growth_judged"]
     ends = {row["what"] for row in report.rows}
     assert {"done", "cancelled", "deadline", "unloaded"} <= ends
+
+
+@pytest.mark.parametrize("what", ["lost", "hung", "staging_blocks_left"])
+def test_anything_lost_hung_or_left_is_a_fault(what: str) -> None:
+    assert not soak.faults(CLEAN)
+    assert soak.faults(CLEAN | {what: 3}) == [f"{what}: 3"]
+
+
+def test_memory_that_grows_is_a_fault_of_a_run_that_is_long_enough() -> None:
+    leaking = CLEAN | {"rss_growth_mb_per_minute": 12.5}
+    assert soak.faults(leaking) == ["memory grew by 12.5 MB a minute, allowed are 8"]
+    assert not soak.faults(leaking | {"growth_judged": False})
+
+
+def test_growth_is_that_of_the_second_half() -> None:
+    # 60 MB a minute while caches fill, then 6.
+    first = [(t, 100.0 + t) for t in range(50)]
+    second = [(t, 150.0 + (t - 50) / 10) for t in range(50, 100)]
+    found = growth([*first, *second], 100.0)
+    assert found["rss_growth_mb_per_minute"] == pytest.approx(6.0)
+    assert found["rss_warm_mb"] == pytest.approx(150.2)
+    assert found["rss_end_mb"] == pytest.approx(154.7)
