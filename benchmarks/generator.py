@@ -57,6 +57,8 @@ class Generator:
     def run(self, job: Job) -> dict[str, Any]:
         """p50, p95, p99 and max in ms, requests a second, and errors by kind.
 
+        With a rate, ``latencies_ms`` of all that were answered too.
+
         Raises RuntimeError where no request succeeds.
         """
         document = asdict(job) | {"request": base64.b64encode(job.request).decode()}
@@ -105,9 +107,14 @@ async def _load(job: Job) -> Outcome:
     senders = [sender(job.port, job.protocol) for _ in range(job.connections)]
     if job.rate is None:
         return await closed_loop(senders, [job.request], job.seconds)
+    return await open_loop(senders, [job.request], arrivals_s(job))
+
+
+def arrivals_s(job: Job) -> np.ndarray:
+    """Ascending offsets [n] at which the requests of a job with a rate are due."""
+    assert job.rate is not None
     count = max(1, round(job.rate * job.seconds))
-    due = np.cumsum(np.random.default_rng(job.seed).exponential(1 / job.rate, count))
-    return await open_loop(senders, [job.request], due)
+    return np.cumsum(np.random.default_rng(job.seed).exponential(1 / job.rate, count))
 
 
 def _answer(outcome: Outcome) -> dict[str, Any]:
@@ -125,7 +132,11 @@ def main() -> None:
         job = Job(**document | {"request": base64.b64decode(document["request"])})
         factory = uvloop.new_event_loop if job.rate is None else precise_loop
         with asyncio.Runner(loop_factory=factory) as runner:
-            print(json.dumps(_answer(runner.run(_load(job)))), flush=True)
+            outcome = runner.run(_load(job))
+        answer = _answer(outcome)
+        if job.rate is not None:
+            answer["latencies_ms"] = (outcome.latencies_s * 1e3).tolist()
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

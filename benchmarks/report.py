@@ -90,7 +90,13 @@ def percentiles(latencies_s: np.ndarray) -> dict[str, float]:
 
 
 def p99_interval_ms(latencies_s: np.ndarray, seed: int, block: int = 20) -> tuple[float, float]:
-    """95 % confidence interval of the p99 in ms, from a bootstrap over runs of `block` requests.
+    """95 % confidence interval of the p99 in ms, by `p99_samples_ms`."""
+    low, high = np.percentile(p99_samples_ms(latencies_s, seed, block), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def p99_samples_ms(latencies_s: np.ndarray, seed: int, block: int = 20) -> np.ndarray:
+    """p99 [400] in ms of as many samples, from a bootstrap over runs of `block` requests.
 
     Blocks, because requests that queue behind each other are not independent.
     """
@@ -99,9 +105,7 @@ def p99_interval_ms(latencies_s: np.ndarray, seed: int, block: int = 20) -> tupl
     count = -(-len(latencies_s) // block)
     picks = rng.choice(starts, size=(400, count))
     samples = latencies_s[(picks[:, :, None] + np.arange(block)) % len(latencies_s)]
-    p99 = np.percentile(samples.reshape(400, -1), 99, axis=1) * 1e3
-    low, high = np.percentile(p99, (2.5, 97.5))
-    return float(low), float(high)
+    return np.percentile(samples.reshape(400, -1), 99, axis=1) * 1e3
 
 
 def _cell(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 Every server has the same two models and serves each request by itself. The load generator is one
 process, and its own floor is in the report. In each round every contender has its turn at every
-concurrency; figures are medians over the rounds. Then latency-sensitive requests go through the
-door, at random times, beside clients that behave badly, and at last straight to `Runtime`.
+concurrency; figures are medians over the rounds. Then, in rounds again, latency-sensitive requests
+go at random times through the door, beside clients that behave badly, and straight to `Runtime`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,8 +24,9 @@ from rich.console import Console
 
 from benchmarks.abuser import BULK_SHAPE, KINDS
 from benchmarks.contenders import Contender, contenders, infer_request, install
-from benchmarks.generator import Generator, Job, sender
-from benchmarks.report import Report
+from benchmarks.generator import Generator, Job, arrivals_s, sender
+from benchmarks.load import latency_stream
+from benchmarks.report import Report, p99_interval_ms, p99_samples_ms, percentiles
 from benchmarks.served import MODELS, served
 from benchmarks.servers import PATIENCE_S, Server, free_port, running
 from missile_jax import Model, Runtime, serve
@@ -35,11 +37,16 @@ LS_RATE_PER_S = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """seconds: of each turn. ls_seconds: of each load of LS requests beside other clients."""
+    """How long what lasts.
+
+    seconds: of each turn of a contender, of which each has one in each of `rounds`.
+    ls_seconds: of each turn of LS requests, of which each figure has `ls_rounds`.
+    """
 
     seed: int
     rounds: int
     seconds: float
+    ls_rounds: int
     ls_seconds: float
     peers: Sequence[str]
     protocols: Sequence[str]
@@ -47,8 +54,8 @@ class Settings:
 
 def settings(quick: bool, seed: int, peers: Sequence[str], protocols: Sequence[str]) -> Settings:
     if quick:
-        return Settings(seed, 2, 0.5, 3.0, peers, protocols)
-    return Settings(seed, 5, 4.0, 30.0, peers, protocols)
+        return Settings(seed, 2, 0.5, 4, 3.0, peers, protocols)
+    return Settings(seed, 5, 4.0, 6, 10.0, peers, protocols)
 
 
 def run(chosen: Settings, console: Console) -> Report:
@@ -62,7 +69,7 @@ def run(chosen: Settings, console: Console) -> Report:
     with Generator() as generator:
         for model in MODELS:
             _compare(report, model, chosen, generator, missing, console)
-        _door_under_abuse(report, chosen, generator, console)
+        _latencies(report, chosen, generator, console)
     report.rows += [{"what": peer, "missing": why} for peer, why in sorted(missing.items())]
     report.summary |= _ratios(report.rows)
     return report
@@ -171,26 +178,49 @@ def _ask(port: int, protocol: str, request: bytes) -> tuple[int, bytes]:
     return asyncio.run(ask())
 
 
-def _door_under_abuse(
-    report: Report, chosen: Settings, generator: Generator, console: Console
-) -> None:
-    """A row for the LS latencies through the door beside nobody and each kind of abuser."""
+def _latencies(report: Report, chosen: Settings, generator: Generator, console: Console) -> None:
+    """A row for LS requests through the door beside nobody and each kind of abuser, and straight.
+
+    Straight to the runtime they go beside bulk, in turns with those through the door.
+    """
     net = served("mlp")
     ls = Model("mlp", net.function, net.parameters, example=net.example(), priority="latency")
     bulk = Model("sum", _sum, (), example=np.zeros(BULK_SHAPE, np.float32))
+    seen: dict[str, list[np.ndarray]] = {}
+    errors: Counter[str] = Counter()
     with serve([ls, bulk], http_port=0, block=False) as serving:
         port = int(serving.url.rpartition(":")[2])
         job = Job(
             port, infer_request("mlp", net.example(chosen.seed)), chosen.ls_seconds, 16,
-            rate=LS_RATE_PER_S, seed=chosen.seed,
+            rate=LS_RATE_PER_S,
         )  # fmt: skip
-        for kind in ("nobody", *KINDS):
-            console.print(f"[dim]LS through the door beside {kind}[/]")
-            with beside(kind, port):
-                _ls_row(report, f"door beside {kind}", generator.run(job))
-        console.print("[dim]LS straight to the runtime beside bulk[/]")
-        with beside("bulk", port):
-            _ls_row(report, "runtime beside bulk", _straight(serving.runtime, chosen))
+        for round_ in range(chosen.ls_rounds):
+            turn = replace(job, seed=chosen.seed + round_)
+            for kind in ("nobody", *KINDS):
+                console.print(f"[dim]LS beside {kind}: round {round_ + 1}[/]")
+                ways = ("door", "runtime") if kind == "bulk" else ("door",)
+                with beside(kind, port):
+                    for way in ways[:: -1 if round_ % 2 else 1]:
+                        what = f"{way} beside {kind}"
+                        if way == "door":
+                            latencies_s, failed = _through_door(generator, turn)
+                        else:
+                            latencies_s, failed = _straight(serving.runtime, turn)
+                        seen.setdefault(what, []).append(latencies_s)
+                        errors[what] += failed
+    pooled = {what: np.concatenate(turns) for what, turns in seen.items()}
+    for what, latencies_s in pooled.items():
+        low, high = p99_interval_ms(latencies_s, chosen.seed)
+        row = {"what": what, "n": len(latencies_s), "errors": errors[what]}
+        report.rows.append(
+            row | percentiles(latencies_s) | {"p99_low_ms": low, "p99_high_ms": high}
+        )
+    door, runtime = (
+        p99_samples_ms(pooled[f"{way} beside bulk"], chosen.seed + k)
+        for k, way in enumerate(("door", "runtime"))
+    )
+    low, high = np.percentile(door / runtime, (2.5, 97.5))
+    report.summary |= {"ls_p99_door_vs_runtime_low": low, "ls_p99_door_vs_runtime_high": high}
 
 
 def _sum(_: Any, x: jax.Array) -> jax.Array:
@@ -220,27 +250,16 @@ def beside(kind: str, port: int) -> Iterator[None]:
         process.communicate()
 
 
-def _straight(runtime: Runtime, chosen: Settings) -> dict[str, Any]:
-    """The same arrivals as through the door, submitted to the runtime by this thread."""
-    x, latencies_s = served("mlp").example(chosen.seed), []
-    count = round(LS_RATE_PER_S * chosen.ls_seconds)
-    gaps = np.random.default_rng(chosen.seed).exponential(1 / LS_RATE_PER_S, count)
-    start, futures = time.perf_counter(), []
-    for due in start + np.cumsum(gaps):
-        time.sleep(max(0.0, due - time.perf_counter()))
-        future = runtime.submit("mlp", x)
-        future.add_done_callback(lambda _, due=due: latencies_s.append(time.perf_counter() - due))
-        futures.append(future)
-    for future in futures:
-        future.result()
-    ms = np.array(latencies_s) * 1e3
-    p50, p99 = (float(np.percentile(ms, q)) for q in (50, 99))
-    return {"p50_ms": p50, "p99_ms": p99, "n": len(ms), "errors": {}}
+def _through_door(generator: Generator, turn: Job) -> tuple[np.ndarray, int]:
+    """Latencies in s, and how many requests failed."""
+    answer = generator.run(turn)
+    return np.array(answer["latencies_ms"]) / 1e3, sum(answer["errors"].values())
 
 
-def _ls_row(report: Report, what: str, answer: dict[str, Any]) -> None:
-    row = {key: answer[key] for key in ("p50_ms", "p99_ms", "n")}
-    report.rows.append({"what": what, **row, "errors": sum(answer["errors"].values())})
+def _straight(runtime: Runtime, turn: Job) -> tuple[np.ndarray, int]:
+    """As `_through_door`, of requests that this thread submits to the runtime."""
+    seen, _, _ = latency_stream(runtime, "mlp", [served("mlp").example()], arrivals_s(turn))
+    return seen.latencies_s, 0
 
 
 def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
