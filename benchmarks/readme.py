@@ -180,12 +180,13 @@ def _serving(data: Json) -> str:
 
 
 def _serving_ls(data: Json) -> str:
-    rows = [
-        [row["what"], f"{row['p50_ms']:.2f} ms", f"{row['p99_ms']:.2f} ms", str(row["n"])]
-        for row in data["rows"]
-        if " beside " in row["what"]
-    ]
-    return _table(["LS requests", "p50", "p99", "requests"], rows)
+    rows = []
+    for row in (row for row in data["rows"] if " beside " in row["what"]):
+        line = [row["what"], *(f"{row[k]:.2f} ms" for k in ("p50_ms", "p99_ms"))]
+        known = "p99_low_ms" in row
+        line.append(f"{row['p99_low_ms']:.2f} - {row['p99_high_ms']:.2f}" if known else "-")
+        rows.append([*line, str(row["n"])])
+    return _table(["LS requests", "p50", "p99", "95 % interval", "requests"], rows)
 
 
 def _recover(data: Json) -> str:

@@ -1,6 +1,7 @@
 """benchmarks.serving: its figures, in turns, and what becomes of a server that does not come up."""
 
 import dataclasses
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -94,3 +95,10 @@ def test_the_ratios_have_the_names_that_others_quote() -> None:
         "grpc_rps_vs.kserve": 2, "rps_vs.mlserver": 4, "ls_p99_door_vs_runtime": 1.5,
     }  # fmt: skip
     assert {key: ratios[key] for key in wanted} == pytest.approx(wanted)
+
+
+def test_the_documentation_names_the_command_of_the_committed_figures() -> None:
+    root = Path(__file__).parents[2]
+    figures = json.loads((root / "benchmarks/results/serving.json").read_text())
+    section = (root / "docs/benchmarks.md").read_text().partition("\n## Serving\n")[2]
+    assert section.strip().splitlines()[0] == f"`{figures['command']}`"
