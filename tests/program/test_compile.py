@@ -1,6 +1,9 @@
 """Each distinct program is compiled once, for as long as anybody uses it."""
 
 import gc
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -58,3 +61,50 @@ def test_a_compilation_cache_of_the_users_wins(tmp_path, chosen):
         assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+# A model of either class, and segments at cuts that do not depend on what was measured.
+_PROCESS = """
+import json, sys
+from collections import Counter
+import jax, numpy as np
+from missile_jax import Model, Runtime
+from missile_jax.program.build import Builder
+from missile_jax.program.costs import EstimatedCosts
+from missile_jax.program.load import load
+
+seen = Counter()
+jax.monitoring.register_event_listener(lambda event, **_: seen.update([event]))
+
+def tower(w, x):
+    for _ in range(4):
+        x = jax.numpy.tanh(x @ w)
+    return x
+
+example, w = np.ones((1, 8), np.float32), np.eye(8, dtype=np.float32)
+with Runtime(cache_dir=sys.argv[1], quantum_ms=1000) as runtime:
+    for priority in ("latency", "best_effort"):
+        runtime.load(priority, model=tower, params=w, example=example, priority=priority,
+                     buckets=[1, 4])
+        runtime.infer(priority, example)
+builder = Builder(jax.devices()[0], EstimatedCosts(), 3_000, profile=False)
+program = load(Model("cut", tower, w, example=example), builder)
+cache = "/jax/compilation_cache/"
+print(json.dumps({
+    "segments": len(program.plans[1, 0].segments),
+    "asked": seen[cache + "compile_requests_use_cache"],
+    "found": seen[cache + "cache_hits"],
+}))
+"""
+
+
+def test_a_second_process_compiles_nothing_anew(tmp_path):
+    def process():
+        command = [sys.executable, "-c", _PROCESS, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        return json.loads(done.stdout)
+
+    first, second = process(), process()
+    assert first["segments"] == second["segments"] > 1
+    assert first["found"] < first["asked"]
+    assert second["found"] == second["asked"] == first["asked"]
