@@ -44,15 +44,29 @@ def test_the_configuration_has_every_key_with_its_default():
     assert dict(rows) == keys(Config)
 
 
-@pytest.mark.parametrize("folder", ["cli", "observe", "plugin", "server", "server/grpc"])
+PACKAGE = ROOT / "missile_jax"
+# Named without an ending, or plain.
+NOT_LISTED = {"__init__.py", "_native.pyi", "py.typed", "README.md"}
+
+
+def files(folder: Path) -> set[str]:
+    return {f.name for f in folder.iterdir() if f.is_file()} - NOT_LISTED
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(f.relative_to(PACKAGE) for f in (PACKAGE, *PACKAGE.rglob("[a-z]*")) if f.is_dir()),
+    ids=str,
+)
 def test_the_house_has_every_file(folder):
     house = (ROOT / "docs" / "architecture.md").read_text().partition("```")[2].partition("```")[0]
-    _, part = re.search(
-        rf"^( +){Path(folder).name}/ (.*?)(?=^\1\S|^ {{,2}}\S|\Z)", house, re.MULTILINE | re.DOTALL
-    ).groups()
-    named = set(re.findall(r"[\w.]+", part))
-    files = {f.name for f in (ROOT / "missile_jax" / folder).iterdir() if f.is_file()}
-    assert files - {"__init__.py"} <= named
+    if folder.name:
+        _, part = re.search(
+            rf"^( +){folder.name}/ (.*?)(?=^\1\S|^ {{,2}}\S|\Z)", house, re.MULTILINE | re.DOTALL
+        ).groups()
+    else:
+        part = "\n".join(re.findall(r"^  (\S.*)", house, re.MULTILINE))
+    assert files(PACKAGE / folder) <= set(re.findall(r"[\w.]+", part))
 
 
 def test_the_plugin_s_options_are_those_that_it_reads():
