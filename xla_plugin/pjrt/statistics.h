@@ -22,6 +22,7 @@ namespace missile::pjrt {
   F(uploads_passed_layout)      /* Tiled, or in another way not to be copied to. */ \
   F(uploads_passed_semantics)   /* The caller wants to share its memory. */ \
   F(uploads_passed_full)        /* The arena has no room. */ \
+  F(uploads_passed_colours)     /* The tenant may not have all colours, as a block does. */ \
   F(uploads_passed_view)        /* The plugin makes no view of it. */ \
   F(views_kept_from_donation)   /* Donated by the program, marked non-donatable. */ \
   F(launches) \

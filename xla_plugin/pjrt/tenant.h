@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../src/arena.h"
+#include "../src/colours.h"
 #include "../src/link.h"
 #include "account.h"
 #include "api.h"
@@ -16,9 +17,6 @@
 #include "table.h"
 
 namespace missile::pjrt {
-
-// Which colours a tenant's uploads may have: for now, all.
-struct ColourSet {};
 
 // Its own part of a device.
 struct TenantDevice {
@@ -32,7 +30,7 @@ struct TenantDevice {
   std::shared_ptr<Link> link;    // The device's, shared by all tenants of the process.
   std::shared_ptr<Flow> flow;    // This tenant's way over it.
   bool on_host = false;          // The processor writes the arena by itself.
-  ColourSet colours;
+  ColourSet colours;             // That its uploads may have. Set before the first one.
 
   ~TenantDevice();
 };

@@ -81,17 +81,20 @@ Buffer* MakeView(const UploadArgs& args, Placement* placement) {
   return nullptr;
 }
 
-// Null if the arena has no room.
+// Null if the arena has no room of the tenant's colours.
 std::unique_ptr<Block> AllocateBlock(const TenantDevice& device, std::uint64_t bytes) {
   if (bytes > device.arena->size_bytes()) return nullptr;
-  return device.arena->Allocate(bytes, nullptr);
+  return device.arena->Allocate(bytes, nullptr, device.colours);
 }
 
 // Places an upload whose bytes are charged. Returns why it could not, or null.
 Reason* Place(const std::shared_ptr<TenantDevice>& device, const Gather& gather,
               std::uint64_t bytes, UploadArgs* args) {
   std::unique_ptr<Block> block = AllocateBlock(*device, bytes);
-  if (block == nullptr) return &statistics.uploads_passed_full;
+  if (block == nullptr) {
+    return device->colours.all() ? &statistics.uploads_passed_full
+                                 : &statistics.uploads_passed_colours;
+  }
   Fill(*device, gather, static_cast<const std::byte*>(args->data), block->address(), bytes);
   auto* placement = new Placement(device, std::move(block));
   Buffer* view = MakeView(*args, placement);

@@ -68,7 +68,8 @@ std::uint64_t Arena::WaitingBlocks() const {
   return stats_.waiting_blocks;
 }
 
-std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* near) {
+std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* near,
+                                       const ColourSet& colours) {
   if (size_bytes == 0 || size_bytes > region_->size_bytes()) {
     throw std::invalid_argument("arena: a block of " + std::to_string(size_bytes) +
                                 " bytes was asked for, and it must have 1 to " +
@@ -87,7 +88,7 @@ std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* ne
     if (behind != nullptr && behind->hole && behind->size_bytes >= reserved_bytes) hole = behind;
   }
   if (hole == nullptr) hole = holes_.Find(reserved_bytes);
-  if (hole == nullptr) {
+  if (hole == nullptr || !colours.all()) {
     ++stats_.failures;
     return nullptr;
   }

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "colours.h"
 #include "holes.h"
 #include "pool.h"
 #include "region.h"
@@ -77,8 +78,11 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::uint64_t WaitingBlocks() const;
 
   // Null if no hole is large enough. The hole right behind `near`, if it is given, comes first.
+  // Null too if `colours` are not all there are: a block's bytes follow each other through whatever
+  // channels they come to. Memory of chosen ones is GranulePool's.
   // Throws std::invalid_argument for a size that can never fit.
-  std::unique_ptr<Block> Allocate(std::uint64_t size_bytes, const Block* near);
+  std::unique_ptr<Block> Allocate(std::uint64_t size_bytes, const Block* near,
+                                  const ColourSet& colours = ColourSet());
   // A block of kPageBytes at a multiple of that, or null. It has one pin, so it stays where it is.
   std::unique_ptr<Block> AllocatePage();
   // Copies between ranges that do not overlap, inside of what the caller holds. They are done when

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -20,6 +21,7 @@ namespace {
 using missile::Arena;
 using missile::Block;
 using missile::BlockState;
+using missile::ColourSet;
 using missile::DLManagedTensor;
 using missile::View;
 using missile::ViewLayout;
@@ -200,9 +202,31 @@ void Use(const std::shared_ptr<Arena>& arena, Handover& handover, unsigned seed)
   for (const Filled& filled : mine) Verify(filled);
 }
 
+// A block has all colours. Who may not have all gets none, and it is counted.
+void CheckColours() {
+  auto arena = std::make_shared<Arena>(4096, 64, false, false);
+  Require(ColourSet().all() && arena->Allocate(256, nullptr, ColourSet()) != nullptr,
+          "a block of all colours was refused");
+  for (const ColourSet& some : {ColourSet({0}), ColourSet({0, 1, 5})}) {
+    Require(!some.all() && arena->Allocate(256, nullptr, some) == nullptr,
+            "a block was given to an owner that may not have all colours");
+  }
+  const missile::ArenaStats stats = arena->Stats();
+  Require(stats.allocations == 1 && stats.failures == 2 && stats.live_blocks == 0,
+          "blocks that were refused for their colours were not counted");
+  for (const missile::Channels& wrong : {missile::Channels{}, missile::Channels{1, 1}}) {
+    try {
+      ColourSet{wrong};
+      Require(false, "a wrong set of colours was taken");
+    } catch (const std::invalid_argument&) {
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  CheckColours();
   auto arena = std::make_shared<Arena>(kArenaBytes, 64, true, true);
   Handover handover;
   std::vector<std::thread> threads;
