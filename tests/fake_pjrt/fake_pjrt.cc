@@ -2,6 +2,7 @@
 // thread of its own, some time after they were launched. As on a GPU, a view's end is told when its
 // handle is ended, also while launches that read it are still to run; a view that is donated ends
 // the process. One device, "cpu", one memory.
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdio>
@@ -30,12 +31,24 @@ struct Event {
   std::vector<std::pair<void (*)(Error*, void*), void*>> callbacks;
 };
 
+// What an alias shows, once it is fulfilled. Launches that took the alias read it then.
+struct Fulfilment {
+  std::shared_ptr<std::vector<std::byte>> own;  // Null for a view's memory, which it does not hold.
+  const std::byte* data = nullptr;
+};
+
 struct Buffer {
-  std::shared_ptr<std::vector<std::byte>> own;  // Null for a view.
+  std::shared_ptr<std::vector<std::byte>> own;  // Null for a view and an alias.
   std::byte* data = nullptr;
   std::size_t size_bytes = 0;
   void (*on_delete)(void*, void*) = nullptr;
   void* on_delete_user = nullptr;
+  std::shared_ptr<Fulfilment> alias = nullptr;
+};
+
+// Buffers that nobody has retrieved yet, or null.
+struct TransferManager {
+  std::vector<std::unique_ptr<Buffer>> buffers;
 };
 
 struct LoadedExecutable {
@@ -89,12 +102,19 @@ class Worker {
     }
     wake_.notify_one();
   }
+  void Pause(bool paused) {
+    {
+      std::lock_guard lock(mutex_);
+      paused_ = paused;
+    }
+    wake_.notify_one();
+  }
 
  private:
   void Work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [this] { return ended_ || !tasks_.empty(); });
+      wake_.wait(lock, [this] { return ended_ || (!paused_ && !tasks_.empty()); });
       if (tasks_.empty()) return;
       std::function<void()> task = std::move(tasks_.front());
       tasks_.pop_front();
@@ -108,6 +128,7 @@ class Worker {
   std::condition_variable wake_;
   std::deque<std::function<void()>> tasks_;
   bool ended_ = false;
+  bool paused_ = false;
   std::thread thread_;
 };
 
@@ -121,6 +142,26 @@ void EndMemory(Buffer* buffer) {
     std::exchange(buffer->on_delete, nullptr)(buffer->data, buffer->on_delete_user);
   }
   buffer->own.reset();
+  buffer->alias.reset();
+}
+
+constexpr int kF32 = 11;
+
+std::size_t BytesOf(const std::int64_t* dims, std::size_t num_dims) {
+  std::size_t bytes = 4;
+  for (std::size_t i = 0; i < num_dims; ++i) bytes *= static_cast<std::size_t>(dims[i]);
+  return bytes;
+}
+
+std::unique_ptr<Buffer> MakeOwn(std::size_t bytes) {
+  auto own = std::make_shared<std::vector<std::byte>>(bytes);
+  return std::unique_ptr<Buffer>(new Buffer{own, own->data(), bytes});
+}
+
+Event* Ready() {
+  auto ready = std::make_shared<Event>();
+  ready->ready = true;
+  return Handle(ready);
 }
 
 void ErrorDestroy(Arguments<Slot::kErrorDestroy>* args) { delete args->error; }
@@ -195,28 +236,67 @@ Error* DeviceMemoryStats(Arguments<Slot::kDeviceMemoryStats>* /*args*/) {
   return new Error{"nothing is counted here"};
 }
 
-// Dense bytes, of which only uploads that can not be placed come here.
+// Dense bytes, four an element, of which only uploads that can not be placed come here.
 Error* BufferFromHostBuffer(Arguments<Slot::kClientBufferFromHostBuffer>* args) {
-  std::size_t bytes = 4;
-  for (std::size_t i = 0; i < args->num_dims; ++i) {
-    bytes *= static_cast<std::size_t>(args->dims[i]);
-  }
-  const auto* data = static_cast<const std::byte*>(args->data);
-  auto own = std::make_shared<std::vector<std::byte>>(data, data + bytes);
-  args->buffer = new Buffer{own, own->data(), bytes};
-  auto done = std::make_shared<Event>();
-  done->ready = true;
-  args->done_with_host_buffer = Handle(done);
+  std::unique_ptr<Buffer> buffer = MakeOwn(BytesOf(args->dims, args->num_dims));
+  std::copy_n(static_cast<const std::byte*>(args->data), buffer->size_bytes, buffer->data);
+  args->buffer = buffer.release();
+  args->done_with_host_buffer = Ready();
   return nullptr;
 }
 
 Error* CreateView(Arguments<Slot::kClientCreateViewOfDeviceBuffer>* args) {
-  std::size_t bytes = 4;
-  for (std::size_t i = 0; i < args->num_dims; ++i) {
-    bytes *= static_cast<std::size_t>(args->dims[i]);
+  if (args->type != kF32) return new Error{"no views of this type"};
+  args->buffer =
+      new Buffer{nullptr, static_cast<std::byte*>(args->data), BytesOf(args->dims, args->num_dims),
+                 args->on_delete, args->on_delete_user};
+  return nullptr;
+}
+
+Error* CreateAlias(Arguments<Slot::kClientCreateAliasBuffer>* args) {
+  auto* buffer = new Buffer;
+  buffer->size_bytes = BytesOf(args->dims, args->num_dims);
+  buffer->alias = std::make_shared<Fulfilment>();
+  args->alias = buffer;
+  args->fulfilment = reinterpret_cast<Fulfilment*>(new std::shared_ptr<Fulfilment>(buffer->alias));
+  return nullptr;
+}
+
+Error* FulfillAlias(Arguments<Slot::kClientFulfillAliasBuffer>* args) {
+  std::unique_ptr<std::shared_ptr<Fulfilment>> fulfilment(
+      reinterpret_cast<std::shared_ptr<Fulfilment>*>(args->fulfilment));
+  if (args->status_code != 0) return new Error{{args->message, args->message_size}};
+  **fulfilment = {args->buffer->own, args->buffer->data};
+  return nullptr;
+}
+
+Error* CreateBuffersForAsync(Arguments<Slot::kClientCreateBuffersForAsyncHostToDevice>* args) {
+  auto manager = std::make_unique<TransferManager>();
+  for (std::size_t i = 0; i < args->num_shapes; ++i) {
+    const ShapeSpec& shape = args->shapes[i];
+    if (shape.type != kF32) return new Error{"no transfers of this type"};
+    manager->buffers.push_back(MakeOwn(BytesOf(shape.dims, shape.num_dims)));
   }
-  args->buffer = new Buffer{nullptr, static_cast<std::byte*>(args->data), bytes, args->on_delete,
-                            args->on_delete_user};
+  args->manager = manager.release();
+  return nullptr;
+}
+
+Error* TransferData(Arguments<Slot::kAsyncHostToDeviceTransferManagerTransferData>* args) {
+  std::copy_n(static_cast<const std::byte*>(args->data), args->size_bytes,
+              args->manager->buffers.at(args->index)->data + args->offset_bytes);
+  args->done = Ready();
+  return nullptr;
+}
+
+Error* RetrieveBuffer(Arguments<Slot::kAsyncHostToDeviceTransferManagerRetrieveBuffer>* args) {
+  std::unique_ptr<Buffer>& buffer = args->manager->buffers.at(args->index);
+  if (buffer == nullptr) return new Error{"retrieved before"};
+  args->buffer = buffer.release();
+  return nullptr;
+}
+
+Error* DestroyManager(Arguments<Slot::kAsyncHostToDeviceTransferManagerDestroy>* args) {
+  delete args->manager;
   return nullptr;
 }
 
@@ -242,9 +322,7 @@ Error* BufferMemory(Arguments<Slot::kBufferMemory>* args) {
 }
 
 Error* BufferReadyEvent(Arguments<Slot::kBufferReadyEvent>* args) {
-  auto ready = std::make_shared<Event>();
-  ready->ready = true;
-  args->event = Handle(ready);
+  args->event = Ready();
   return nullptr;
 }
 
@@ -300,7 +378,9 @@ Error* OptimizedProgram(Arguments<Slot::kExecutableOptimizedProgram>* args) {
 
 Error* Execute(Arguments<Slot::kLoadedExecutableExecute>* args) {
   const Buffer* source = args->arguments[0][0];
-  if (source->own == nullptr && source->on_delete == nullptr) return new Error{"deleted"};
+  if (source->own == nullptr && source->on_delete == nullptr && source->alias == nullptr) {
+    return new Error{"deleted"};
+  }
   const ExecuteOptions& options = *args->options;
   bool takes = args->loaded->donates;
   for (std::size_t i = 0; i < options.num_non_donatable; ++i) {
@@ -313,12 +393,12 @@ Error* Execute(Arguments<Slot::kLoadedExecutableExecute>* args) {
   const int now = ++in_flight;
   for (int most = most_in_flight; now > most && !most_in_flight.compare_exchange_weak(most, now);) {
   }
-  auto own = std::make_shared<std::vector<std::byte>>(source->size_bytes);
-  args->outputs[0][0] = new Buffer{own, own->data(), own->size()};
+  args->outputs[0][0] = MakeOwn(source->size_bytes).release();
   auto complete = std::make_shared<Event>();
   if (args->complete != nullptr) args->complete[0] = Handle(complete);
-  TheWorker().Enqueue([own, complete, keep = source->own, data = source->data] {
-    std::memcpy(own->data(), data, own->size());
+  TheWorker().Enqueue([own = args->outputs[0][0]->own, complete, keep = source->own,
+                       data = source->data, alias = source->alias] {
+    std::memcpy(own->data(), alias != nullptr ? alias->data : data, own->size());
     --in_flight;
     SetReady(complete);
   });
@@ -354,6 +434,12 @@ Table* MakeTable() {
   table.Put<Slot::kDeviceMemoryStats>(DeviceMemoryStats);
   table.Put<Slot::kClientBufferFromHostBuffer>(BufferFromHostBuffer);
   table.Put<Slot::kClientCreateViewOfDeviceBuffer>(CreateView);
+  table.Put<Slot::kClientCreateAliasBuffer>(CreateAlias);
+  table.Put<Slot::kClientFulfillAliasBuffer>(FulfillAlias);
+  table.Put<Slot::kClientCreateBuffersForAsyncHostToDevice>(CreateBuffersForAsync);
+  table.Put<Slot::kAsyncHostToDeviceTransferManagerTransferData>(TransferData);
+  table.Put<Slot::kAsyncHostToDeviceTransferManagerRetrieveBuffer>(RetrieveBuffer);
+  table.Put<Slot::kAsyncHostToDeviceTransferManagerDestroy>(DestroyManager);
   table.Put<Slot::kBufferDestroy>(BufferDestroy);
   table.Put<Slot::kBufferDelete>(BufferDelete);
   table.Put<Slot::kBufferOnDeviceSizeInBytes>(BufferOnDeviceSizeInBytes);
@@ -380,5 +466,8 @@ extern "C" const missile::pjrt::Api* GetPjrtApi() {
 }
 
 extern "C" int FakeMostInFlight() { return missile::pjrt::most_in_flight; }
+
+// Launches begin no work while it is paused.
+extern "C" void FakePause(bool paused) { missile::pjrt::TheWorker().Pause(paused); }
 
 extern "C" const std::byte* FakeBytes(const missile::pjrt::Buffer* buffer) { return buffer->data; }

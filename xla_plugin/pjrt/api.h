@@ -50,6 +50,7 @@ struct Buffer;
 struct Executable;
 struct LoadedExecutable;
 struct TransferManager;
+struct Fulfilment;
 
 // The arguments of a slot: Arguments<Slot::kX>.
 template <Slot slot>
@@ -342,6 +343,20 @@ struct Arguments<Slot::kClientCreateBuffersForAsyncHostToDevice> {
   TransferManager* manager;
 };
 
+// Passes through; what the tests call it with.
+template <>
+struct Arguments<Slot::kAsyncHostToDeviceTransferManagerTransferData> {
+  std::size_t struct_size;
+  Extension* extensions;
+  TransferManager* manager;
+  int index;
+  const void* data;
+  std::int64_t offset_bytes;
+  std::int64_t size_bytes;
+  bool last;
+  Event* done;
+};
+
 template <>
 struct Arguments<Slot::kAsyncHostToDeviceTransferManagerRetrieveBuffer> {
   std::size_t struct_size;
@@ -356,6 +371,32 @@ struct Arguments<Slot::kAsyncHostToDeviceTransferManagerDestroy> {
   std::size_t struct_size;
   Extension* extensions;
   TransferManager* manager;
+};
+
+template <>
+struct Arguments<Slot::kClientCreateAliasBuffer> {
+  std::size_t struct_size;
+  Extension* extensions;
+  Client* client;
+  Memory* memory;
+  const std::int64_t* dims;
+  std::size_t num_dims;
+  int type;
+  Layout* layout;
+  Buffer* alias;
+  Fulfilment* fulfilment;  // Of this alias alone; ended by the call below.
+};
+
+template <>
+struct Arguments<Slot::kClientFulfillAliasBuffer> {
+  std::size_t struct_size;
+  Extension* extensions;
+  Client* client;
+  Buffer* buffer;   // That the alias is to show.
+  int status_code;  // 0, or why there is none.
+  const char* message;
+  std::size_t message_size;
+  Fulfilment* fulfilment;
 };
 
 template <>

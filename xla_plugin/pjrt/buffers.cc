@@ -14,8 +14,11 @@ Placement::Placement(std::shared_ptr<TenantDevice> device, std::unique_ptr<Block
   Count(statistics.placements_made);
 }
 
+Placement::Placement() { Count(statistics.placements_made); }
+
 Placement::~Placement() {
-  device_->account.Release(block_->size_bytes());
+  if (block_ != nullptr) device_->account.Release(block_->size_bytes());
+  if (shown_ != nullptr) shown_->Drop();
   Count(statistics.placements_ended);
 }
 

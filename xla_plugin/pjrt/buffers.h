@@ -19,12 +19,19 @@ namespace missile::pjrt {
 class Placement {
  public:
   Placement(std::shared_ptr<TenantDevice> device, std::unique_ptr<Block> block);
+  // Of an alias, which shows nothing yet.
+  Placement();
   Placement(const Placement&) = delete;
   Placement& operator=(const Placement&) = delete;
 
   void Hold() { references_.fetch_add(1, std::memory_order_relaxed); }
   void Drop() {
     if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+  // An alias comes to show what has another placement, and holds that until it ends.
+  void Show(Placement* shown) {
+    shown->Hold();
+    shown_ = shown;
   }
   std::byte* address() const { return block_->address(); }
 
@@ -34,6 +41,7 @@ class Placement {
 
   const std::shared_ptr<TenantDevice> device_;
   const std::unique_ptr<Block> block_;
+  Placement* shown_ = nullptr;
   std::atomic<std::int64_t> references_{1};
 };
 

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "aliases.h"
 #include "buffers.h"
 #include "errors.h"
 #include "launch.h"
@@ -50,6 +51,7 @@ const Api* MakeTable() {
     OverrideClients(table);
     OverrideUploads(table);
     OverrideBuffers(table);
+    OverrideAliases(table);
     OverrideTransfers(table);
     OverrideMemoryStats(table);
     OverridePrograms(table);

@@ -19,6 +19,7 @@
 #include "../pjrt/gate.h"
 #include "../pjrt/options.h"
 #include "../pjrt/statistics.h"
+#include "../pjrt/tenant.h"
 #include "../pjrt/wrapped.h"
 #include "../src/clock.h"
 
@@ -31,7 +32,9 @@ using namespace missile::pjrt;  // NOLINT(google-build-using-namespace)
 constexpr int kThreads = 4;
 constexpr int kSteps = 1500;
 constexpr int kBound = 3;
+constexpr int kS32 = 4;
 constexpr int kF32 = 11;
+constexpr int kS4 = 21;
 
 void Require(bool holds, const char* what) {
   if (holds) return;
@@ -96,18 +99,22 @@ LoadedExecutable* Compile(const Plugin& plugin, Client* client, std::string code
   return compile.executable;
 }
 
-Question<Slot::kClientBufferFromHostBuffer> UploadOf(Client* client, const float* data,
-                                                     const std::int64_t* dims) {
+Device* DeviceOf(Client* client) {
   Question<Slot::kClientAddressableDevices> devices;
   devices.client = client;
   wrapped->Call<Slot::kClientAddressableDevices>(&devices);
+  return devices.devices[0];
+}
+
+Question<Slot::kClientBufferFromHostBuffer> UploadOf(Client* client, const float* data,
+                                                     const std::int64_t* dims) {
   Question<Slot::kClientBufferFromHostBuffer> upload;
   upload.client = client;
   upload.data = data;
   upload.type = kF32;
   upload.dims = dims;
   upload.num_dims = 1;
-  upload.device = devices.devices[0];
+  upload.device = DeviceOf(client);
   return upload;
 }
 
@@ -199,6 +206,271 @@ void CheckNothingLeft() {
   Require(s.tenants_made == s.tenants_ended, "a tenant is left");
 }
 
+void DestroyClient(const Plugin& plugin, Client* client) {
+  Question<Slot::kClientDestroy> destroy;
+  destroy.client = client;
+  plugin.Call(&destroy);
+}
+
+Memory* MemoryOf(Client* client) {
+  Question<Slot::kDeviceDefaultMemory> memory;
+  memory.device = DeviceOf(client);
+  wrapped->Call<Slot::kDeviceDefaultMemory>(&memory);
+  return memory.memory;
+}
+
+std::int64_t UsedBytes(const Plugin& plugin, Client* client) {
+  Question<Slot::kDeviceMemoryStats> stats;
+  stats.device = DeviceOf(client);
+  plugin.Call(&stats);
+  return stats.bytes_in_use;
+}
+
+// A transfer manager for arrays of these lengths.
+struct Transfer {
+  Transfer(Client* client, const std::vector<std::int64_t>& lengths, int type) {
+    for (const std::int64_t& length : lengths) {
+      shapes.push_back({sizeof(ShapeSpec), nullptr, &length, 1, type});
+    }
+    create.client = client;
+    create.shapes = shapes.data();
+    create.num_shapes = shapes.size();
+    create.memory = MemoryOf(client);
+  }
+
+  std::vector<ShapeSpec> shapes;
+  Question<Slot::kClientCreateBuffersForAsyncHostToDevice> create;
+};
+
+TransferManager* MakeManager(const Plugin& plugin, Client* client,
+                             const std::vector<std::int64_t>& lengths) {
+  Transfer transfer(client, lengths, kF32);
+  plugin.Call(&transfer.create);
+  return transfer.create.manager;
+}
+
+void Send(const Plugin& plugin, TransferManager* manager, int index, const float* data,
+          std::int64_t first, std::int64_t count, bool last) {
+  Question<Slot::kAsyncHostToDeviceTransferManagerTransferData> send;
+  send.manager = manager;
+  send.index = index;
+  send.data = data + first;
+  send.offset_bytes = first * static_cast<std::int64_t>(sizeof(float));
+  send.size_bytes = count * static_cast<std::int64_t>(sizeof(float));
+  send.last = last;
+  plugin.Call(&send);
+  DestroyEvent(plugin, send.done);
+}
+
+Buffer* Retrieve(const Plugin& plugin, TransferManager* manager, int index) {
+  Question<Slot::kAsyncHostToDeviceTransferManagerRetrieveBuffer> retrieve;
+  retrieve.manager = manager;
+  retrieve.index = index;
+  plugin.Call(&retrieve);
+  return retrieve.buffer;
+}
+
+void DestroyManager(const Plugin& plugin, TransferManager* manager) {
+  Question<Slot::kAsyncHostToDeviceTransferManagerDestroy> destroy;
+  destroy.manager = manager;
+  plugin.Call(&destroy);
+}
+
+void CheckTransfers(const Plugin& plugin, Bytes bytes_of) {
+  Client* client = MakeClient(plugin, {{"missile_memory", "10000"}, {"missile_tenant", "mover"}});
+  auto used = [&] { return UsedBytes(plugin, client); };
+  TransferManager* manager = MakeManager(plugin, client, {1000, 500});
+  Require(used() == 6000, "a manager's buffers were not charged when it was made");
+
+  const std::vector<std::int64_t> too_many{1000, 1};
+  Transfer refused(client, too_many, kF32);
+  Require(plugin.Refusal(&refused.create) ==
+              "missile: tenant 'mover' asks for 4004 bytes of device 0 for a transfer; it has "
+              "6000 of the 10000 that MISSILE_PJRT_MEMORY allows, 0 of them temporaries of "
+              "launches in flight",
+          "a transfer over the cap was not refused");
+  const std::vector<std::int64_t> few{10};
+  Transfer unknown(client, few, kS32);
+  Require(plugin.Refusal(&unknown.create) == "no transfers of this type", "another error");
+  Require(used() == 6000, "what was refused stays charged");
+
+  std::vector<float> values(1000);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  Send(plugin, manager, 0, values.data(), 0, 300, false);
+  Send(plugin, manager, 0, values.data(), 300, 700, true);
+  Buffer* retrieved = Retrieve(plugin, manager, 0);
+  Require(used() == 6000, "a buffer was charged twice, or not at all, when it was retrieved");
+  Require(std::memcmp(bytes_of(retrieved), values.data(), 4000) == 0, "a transfer lost bytes");
+  Question<Slot::kAsyncHostToDeviceTransferManagerRetrieveBuffer> again;
+  again.manager = manager;
+  Require(plugin.Refusal(&again) == "retrieved before", "another error");
+  Destroy(plugin, retrieved);
+  Require(used() == 2000, "a retrieved buffer's charge did not end with it");
+  DestroyManager(plugin, manager);
+  Require(used() == 0, "a buffer that nobody retrieved stays charged");
+
+  manager = MakeManager(plugin, client, {2000, 500});
+  retrieved = Retrieve(plugin, manager, 1);
+  DestroyManager(plugin, manager);
+  Require(used() == 2000, "a retrieved buffer's charge ended with its manager");
+  Destroy(plugin, retrieved);
+  Require(used() == 0, "a retrieved buffer stays charged");
+  DestroyClient(plugin, client);
+  Require(statistics.managers_made == 2 && statistics.managers_ended == 2,
+          "managers were not counted");
+}
+
+struct Alias {
+  Buffer* buffer;
+  Fulfilment* fulfilment;
+};
+
+Alias MakeAlias(const Plugin& plugin, Client* client, std::int64_t length) {
+  Question<Slot::kClientCreateAliasBuffer> create;
+  create.client = client;
+  create.memory = MemoryOf(client);
+  create.dims = &length;
+  create.num_dims = 1;
+  create.type = kF32;
+  plugin.Call(&create);
+  return {create.alias, create.fulfilment};
+}
+
+// A launch that took an alias before it was fulfilled reads the view that it came to show, whose
+// handle, like the alias's, is gone by then.
+void CheckAliases(const Plugin& plugin, Bytes bytes_of, void (*pause)(bool)) {
+  Client* client = MakeClient(plugin, {{"missile_arena", "4KiB"}});
+  LoadedExecutable* donating = Compile(plugin, client, "copy, buffer_donor");
+  const std::vector<float> values(1000, 3.0F);
+  pause(true);
+  Alias alias = MakeAlias(plugin, client, 1000);
+  Require(UsedBytes(plugin, client) == 0, "an alias was charged");
+  std::promise<void> end;
+  const std::int64_t kept = statistics.views_kept_from_donation;
+  Buffer* result = Launch(plugin, donating, alias.buffer, &end);
+  Require(statistics.views_kept_from_donation == kept + 1, "an alias was donated");
+  Buffer* view = Upload(plugin, client, values);
+  Question<Slot::kClientFulfillAliasBuffer> fulfill;
+  fulfill.client = client;
+  fulfill.buffer = view;
+  fulfill.fulfilment = alias.fulfilment;
+  plugin.Call(&fulfill);
+  Destroy(plugin, view);
+  Destroy(plugin, alias.buffer);
+  const std::int64_t full = statistics.uploads_passed_full;
+  Buffer* other = Upload(plugin, client, std::vector<float>(1000, -1.0F));
+  Require(statistics.uploads_passed_full == full + 1,
+          "a block was free that a launch was still to read");
+  pause(false);
+  end.get_future().wait();
+  Require(std::memcmp(bytes_of(result), values.data(), 4000) == 0,
+          "an alias did not show what it was fulfilled with");
+  for (Buffer* buffer : {result, other}) Destroy(plugin, buffer);
+
+  alias = MakeAlias(plugin, client, 10);
+  fulfill.buffer = nullptr;
+  fulfill.status_code = static_cast<int>(Code::kInternal);
+  fulfill.message = "none came";
+  fulfill.message_size = std::strlen(fulfill.message);
+  fulfill.fulfilment = alias.fulfilment;
+  Require(plugin.Refusal(&fulfill) == "none came", "another error");
+  Destroy(plugin, alias.buffer);
+  Question<Slot::kLoadedExecutableDestroy> destroy;
+  destroy.loaded = donating;
+  plugin.Call(&destroy);
+  DestroyClient(plugin, client);
+}
+
+std::vector<std::int64_t> UploadCounts() {
+  const Statistics& s = statistics;
+  return {s.uploads_placed,           s.uploads_passed_off,    s.uploads_passed_empty,
+          s.uploads_passed_type,      s.uploads_passed_memory, s.uploads_passed_layout,
+          s.uploads_passed_semantics, s.uploads_passed_full,   s.uploads_passed_view,
+          s.uploads_passed_colours};
+}
+
+// An upload of 100 numbers, changed by `change`, raises `count` by one and no other.
+template <typename Change>
+void CheckCounted(const Plugin& plugin, Client* client, const std::atomic<std::int64_t>& count,
+                  const char* what, const Change& change) {
+  const std::vector<std::int64_t> before = UploadCounts();
+  const std::int64_t one_before = count;
+  const std::vector<float> values(100);
+  std::int64_t size = 100;
+  auto upload = UploadOf(client, values.data(), &size);
+  change(&upload, &size);
+  plugin.Call(&upload);
+  DestroyEvent(plugin, upload.done_with_host_buffer);
+  Destroy(plugin, upload.buffer);
+  const std::vector<std::int64_t> after = UploadCounts();
+  std::int64_t risen = 0;
+  for (std::size_t i = 0; i < after.size(); ++i) risen += after[i] - before[i];
+  Require(count == one_before + 1 && risen == 1, what);
+  Require(UsedBytes(plugin, client) == 0, what);
+}
+
+void CheckCounts(const Plugin& plugin) {
+  using Args = Question<Slot::kClientBufferFromHostBuffer>;
+  Statistics& s = statistics;
+  auto as_it_is = [](Args*, std::int64_t*) {};
+  Client* client = MakeClient(plugin, {{"missile_arena", "512"}});
+  auto check = [&](const std::atomic<std::int64_t>& count, const char* what, auto change) {
+    CheckCounted(plugin, client, count, what, change);
+  };
+  check(s.uploads_placed, "plain", as_it_is);
+  check(s.uploads_passed_empty, "empty", [](Args*, std::int64_t* size) { *size = 0; });
+  check(s.uploads_passed_type, "packed", [](Args* upload, std::int64_t*) { upload->type = kS4; });
+  check(s.uploads_passed_view, "without views",
+        [](Args* upload, std::int64_t*) { upload->type = kS32; });
+  check(s.uploads_passed_semantics, "shared",
+        [](Args* upload, std::int64_t*) { upload->semantics = Semantics::kMutableZeroCopy; });
+  check(s.uploads_placed, "perhaps shared",
+        [](Args* upload, std::int64_t*) { upload->semantics = Semantics::kImmutableZeroCopy; });
+  int elsewhere = 0;
+  check(s.uploads_passed_memory, "into another memory", [&](Args* upload, std::int64_t*) {
+    upload->memory = reinterpret_cast<Memory*>(&elsewhere);
+  });
+
+  Layout layout{};
+  const std::int64_t order[] = {0};
+  layout.struct_size = sizeof(layout);
+  layout.tiled.minor_to_major = order;
+  layout.tiled.num_dims = 1;
+  auto with_layout = [&](Args* upload, std::int64_t*) { upload->layout = &layout; };
+  check(s.uploads_placed, "in a layout without tiles", with_layout);
+  const std::int64_t tile[] = {10};
+  const std::size_t tile_sizes[] = {1};
+  layout.tiled.tile_dims = tile;
+  layout.tiled.tile_dim_sizes = tile_sizes;
+  layout.tiled.num_tiles = 1;
+  check(s.uploads_passed_layout, "in a tiled layout", with_layout);
+  layout = {};
+  layout.struct_size = sizeof(layout);
+  layout.type = LayoutType::kStrides;
+  check(s.uploads_passed_layout, "in a layout by strides", with_layout);
+  const std::int64_t strides[] = {4, 4};
+  check(s.uploads_passed_layout, "with strides of another rank", [&](Args* upload, std::int64_t*) {
+    upload->byte_strides = strides;
+    upload->num_byte_strides = 2;
+  });
+
+  const std::shared_ptr<TenantDevice> device = FindDevice(DeviceOf(client));
+  device->colours = missile::ColourSet({0, 2});
+  check(s.uploads_passed_colours, "of some colours alone", as_it_is);
+  device->colours = missile::ColourSet();
+  check(s.uploads_placed, "of all colours again", as_it_is);
+  check(s.uploads_passed_full, "larger than the arena", [&](Args* upload, std::int64_t* size) {
+    static const std::vector<float> many(200);
+    upload->data = many.data();
+    *size = 200;
+  });
+  DestroyClient(plugin, client);
+
+  client = MakeClient(plugin, {{"missile_arena", "0"}});
+  CheckCounted(plugin, client, s.uploads_passed_off, "without an arena", as_it_is);
+  DestroyClient(plugin, client);
+}
+
 void CheckCap(const Plugin& plugin) {
   Client* client = MakeClient(plugin, {{"missile_memory", "6000"}, {"missile_tenant", "small"}});
   std::vector<float> values(1000);
@@ -213,9 +485,7 @@ void CheckCap(const Plugin& plugin) {
           refusal.c_str());
   Destroy(plugin, fits);
   Destroy(plugin, Upload(plugin, client, values));
-  Question<Slot::kClientDestroy> destroy;
-  destroy.client = client;
-  plugin.Call(&destroy);
+  DestroyClient(plugin, client);
 
   Question<Slot::kClientCreate> create;
   NamedValue option{};
@@ -344,12 +614,14 @@ int main(int argc, char** argv) {
     destroy.loaded = loaded;
     plugin.Call(&destroy);
   }
-  Question<Slot::kClientDestroy> destroy;
-  destroy.client = client;
-  plugin.Call(&destroy);
+  DestroyClient(plugin, client);
   CheckCap(plugin);
+  CheckTransfers(plugin, bytes_of);
+  CheckAliases(plugin, bytes_of, reinterpret_cast<void (*)(bool)>(dlsym(fake, "FakePause")));
+  const std::int64_t full = statistics.uploads_passed_full;
+  CheckCounts(plugin);
   CheckNothingLeft();
-  Require(statistics.uploads_passed_full > 0, "the arena was never full");
+  Require(full > 0, "the arena was never full");
   std::printf("%lld launches, %lld uploads placed, %lld passed\n",
               static_cast<long long>(statistics.launches),
               static_cast<long long>(statistics.uploads_placed),
