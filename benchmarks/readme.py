@@ -101,7 +101,7 @@ def _overhead(data: Json) -> str:
 
 def _swap(data: Json) -> str:
     head = ["model, link", "MB", "resident", "swapped", "bound", "ratio to bound"]
-    head += ["ratio to resident", "us an array, new", "used again"]
+    head += ["ratio to resident", "us a parameter, new", "used again"]
     rows = []
     for row in data["rows"]:
         line = [f"{row['model']}, {row['bus']}{' (heavy)' if row['heavy'] else ''}"]

@@ -141,7 +141,11 @@ class Ways:
 
     def load(self, subject: Subject) -> None:
         self._each.load(subject.model)
-        self._parameters = [_unaligned(leaf) for leaf in jax.tree.leaves(subject.model.params)]
+        self._each.infer(subject.name, subject.inputs)
+        parameters = self._each._mux.table[subject.name].parameters
+        with parameters.use(_plan(self._each, subject).whole) as arrays:
+            # As plans take them: small parameters lie in one array, whoever brings them.
+            self._parameters = [None if a is None else _unaligned(a) for a in arrays]
         self._times_ns = {}
 
     def unload(self, subject: Subject) -> None:
@@ -319,11 +323,13 @@ def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen, on_bare: Seen
     bound = bound_ns(arrivals, computes, needs)
     swapped, resident = np.median(seen.swapped_ns), np.median(seen.resident_ns)
     stats = residence.stats()
+    leaves = len(jax.tree.leaves(subject.model.params))
     return {
         "model": subject.name,
         "bus": bus,
         "parameter_mb": residence.nbytes / 1e6,
-        "leaves": stats["leaves"],
+        "leaves": leaves,
+        "arrays": stats["arrays"],
         "groups": len(residence.host.groups),
         "segments": len(segments),
         "heavy": stats["heavy"],
@@ -334,8 +340,8 @@ def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen, on_bare: Seen
         "ratio_to_bound": (swapped / 1e6 - ALLOWED_MS) / (bound / 1e6),
         "ratio_to_resident": swapped / resident,
         "array_creation_us": float(np.mean(seen.new_ns + seen.reused_ns)) / 1e3,
-        "us_per_new_leaf": float(np.median(seen.new_ns)) / 1e3 / stats["leaves"],
-        "us_per_leaf": float(np.median(seen.reused_ns or seen.new_ns)) / 1e3 / stats["leaves"],
+        "us_per_new_leaf": float(np.median(seen.new_ns)) / 1e3 / leaves,
+        "us_per_leaf": float(np.median(seen.reused_ns or seen.new_ns)) / 1e3 / leaves,
     }
 
 

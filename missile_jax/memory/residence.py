@@ -161,7 +161,7 @@ class Residence:
             "swap_in_bytes": counted.swap_in_bytes,
             "evictions": counted.evictions,
             "evicted_bytes": counted.evicted_bytes,
-            "leaves": sum(map(len, self.host.members)),
+            "arrays": sum(map(len, self.host.members)),
             "array_creation_us": counted.array_creation_ns / 1e3,
             "arrays_created": counted.arrays_created,
             "arrays_reused": counted.arrays_reused,

@@ -12,6 +12,7 @@ import numpy as np
 from missile_jax.errors import MissileError, ModelLoadError, one_line
 from missile_jax.program.bind import bind, parameter_leaves
 from missile_jax.program.build import Builder
+from missile_jax.program.pack import Packing
 from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.program import Leaf, Program
 from missile_jax.program.trace import trace
@@ -39,7 +40,6 @@ def load(spec: Model, builder: Builder, *, segment_all: bool = False) -> Program
 def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
     fn, params = bind(spec)
     own, tree = parameter_leaves(spec.name, params)
-    device_leaves: list[Any] = [_own_copy(x, builder.device) for x in own]
     example, in_tree = jax.tree.flatten(spec.example)
     examples = [np.asarray(x) for x in example]
     inputs = _input_leaves(spec, in_tree, examples)
@@ -47,6 +47,8 @@ def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
 
     plans: dict[tuple[int, int], Plan] = {}
     hoisted = _Pool(builder.device)
+    packing: Packing | None = None
+    own_leaves: list[jax.Array] = []
     shapes = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own])
     for rows in spec.buckets:
         for length in spec.lengths or (0,):
@@ -54,15 +56,18 @@ def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
                 _resize(leaf, x, rows, length) for leaf, x in zip(inputs, examples, strict=True)
             ]
             traced = trace(fn, shapes, jax.tree.unflatten(in_tree, sized))
+            if packing is None:
+                packing = Packing.of(traced, own)
+                own_leaves = [_own_copy(x, builder.device) for x in packing.pack(own)]
             at = [hoisted.place(x) for x in traced.hoisted]
             plan = builder.build(
-                traced,
-                [*device_leaves, *(hoisted.arrays[k] for k in at)],
+                packing.packed(traced),
+                [*own_leaves, *(hoisted.arrays[k] for k in at)],
                 sized,
                 segmented=segment_all or spec.priority is Priority.BEST_EFFORT,
             )
-            plans[rows, length] = _moved(plan, len(own), at)
-    leaves = (*device_leaves, *hoisted.arrays)
+            plans[rows, length] = _moved(plan, len(own_leaves), at)
+    leaves = (*own_leaves, *hoisted.arrays)
     out_tree = next(iter(plans.values())).out_tree
     info = ModelInfo(
         name=spec.name,
