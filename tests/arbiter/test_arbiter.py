@@ -62,6 +62,49 @@ def test_it_is_this_user_s_alone(folder):
     assert tenant.connected
 
 
+# Of another user, who finds the socket's folder open: its directory is what it starts in.
+FOREIGN = """
+import fcntl, os, socket, struct, sys, time
+if uid := int(sys.argv[1]):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+page = os.memfd_create("foreign", os.MFD_ALLOW_SEALING)
+os.ftruncate(page, 256)
+os.pwrite(page, bytes.fromhex(sys.argv[2]), 0)
+fcntl.fcntl(page, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+connection.connect("d.sock")
+hello = struct.pack("<IIq", int(sys.argv[3]), 1, time.monotonic_ns())
+try:
+    socket.send_fds(connection, [hello], [page, os.eventfd(0)])
+    data, files, *_ = socket.recv_fds(connection, 4096, 4)
+except (BrokenPipeError, ConnectionResetError):
+    data, files = b"", []
+print(os.getuid(), len(data) > 0, len(files))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_not_let_in_even_where_the_socket_is_open(folder):
+    tenant = Tenant(device="d", name="one")
+    folder.chmod(0o755)
+    (folder / "d.sock").chmod(0o666)
+
+    def joins(uid: int) -> list[str]:
+        ran = subprocess.run(
+            [sys.executable, "-S", "-c", FOREIGN, str(uid), header(0, 1.0).hex(), str(WIRE)],
+            cwd=folder, capture_output=True, text=True, check=True, timeout=LONG_S,
+        )  # fmt: skip
+        return ran.stdout.split()
+
+    assert joins(0) == ["0", "True", "1"]
+    assert joins(65534) == ["65534", "False", "0"]
+    folder.chmod(0o700)
+    await_(lambda: [row["name"] for row in arbiter_tenants("d")] == ["one"])
+    tenant.leave(tenant.enter())
+
+
 def test_a_folder_that_others_may_enter_is_refused(folder):
     folder.mkdir(mode=0o755)
     with pytest.raises(RuntimeError, match="must be a folder of this user with mode 0700"):
