@@ -20,7 +20,12 @@ from typing import Any
 import numpy as np
 
 from missile_jax.engine.request import Phases
-from missile_jax.errors import ModelNotFoundError, ModelUnavailableError, RuntimeClosedError
+from missile_jax.errors import (
+    InvalidInputError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+    RuntimeClosedError,
+)
 from missile_jax.observe.calls import Calls
 from missile_jax.options import LimitOptions, SharedMemoryOptions
 from missile_jax.runtime import Runtime, Soon
@@ -238,6 +243,9 @@ class Dataplane:
             )
         except ModelNotFoundError as error:
             raise self._repository.absent(name, error) from None
+        except InvalidInputError:
+            _check_no_bytes(name, request.inputs)
+            raise
         return Pending(name, request, future)
 
     def _describe(self, name: str, version: str, caller: Caller = ANYONE) -> ModelInfo:
@@ -344,6 +352,12 @@ def _check_outputs(wanted: Mapping[str, bool], info: ModelInfo) -> None:
             raise CodecError(
                 f"model {info.name!r} has no output {name!r}; it has {', '.join(map(repr, names))}"
             )
+
+
+def _check_no_bytes(name: str, inputs: Mapping[str, np.ndarray]) -> None:
+    for key, array in inputs.items():
+        if array.dtype.hasobject:
+            raise CodecError(f"model {name!r}: input {key!r} is BYTES, which no model takes")
 
 
 def _tensor_metadata(tensor: TensorSpec) -> dict[str, Any]:

@@ -17,9 +17,13 @@ ONE = Missile(latency_launches=1)
 
 
 class Gate:
-    """A model that doubles its input, waits while it is shut, and fails on negative values."""
+    """A model that doubles its input, waits while it is shut, and fails on negative values.
+
+    ran: the values that it was given, in that order.
+    """
 
     def __init__(self) -> None:
+        self.ran: list[float] = []
         self._entered = threading.Semaphore(0)
         self._open = threading.Event()
         self.open()
@@ -37,6 +41,7 @@ class Gate:
     def model(self, name: str, **options) -> Model:
         def on_host(x):
             x = np.asarray(x)
+            self.ran.extend(x.ravel().tolist())
             if (x < 0).any():
                 raise ValueError("a secret of /home/someone")
             if not self._open.is_set():
@@ -76,6 +81,12 @@ def pair() -> Model:
 
     example = {"ids": np.zeros((1, 3), np.int32), "x": np.zeros((1, 2), np.float16)}
     return Model("pair", apply, {}, example=example, buckets=[1, 2])
+
+
+def brain() -> Model:
+    """[B, 2] of bfloat16, doubled."""
+    example = np.zeros((1, 2), jnp.bfloat16)
+    return Model("brain", lambda _, x: 2 * x, {}, example=example, buckets=[1, 2])
 
 
 class Client:

@@ -105,7 +105,7 @@ def test_tritonclient_comes_in_with_a_token_and_a_certificate(doors, files):
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.split() == ["http", "aio", "grpc"]
+    assert ended.stdout.split() == ["http", "http-aio", "grpc", "grpc-aio"]
 
 
 @pytest.fixture(scope="module")

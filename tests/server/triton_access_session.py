@@ -12,8 +12,9 @@ import sys
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
+import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
-import tritonclient.http.aio as triton_aio
+import tritonclient.http.aio as triton_http_aio
 from tritonclient.utils import InferenceServerException
 
 GIVEN = json.loads(sys.argv[1])
@@ -62,34 +63,51 @@ def over_http():
         ask(client, triton_http, "401", "403")
 
 
+async def ask_aio(client, triton, unknown):
+    got = await client.infer("mlp", x(triton), headers=headers())
+    np.testing.assert_array_equal(got.as_numpy("output"), [[6, 6, 6]])
+    for refused in ({}, headers(GIVEN["token"] + "x")):
+        (error,) = await asyncio.gather(
+            client.infer("mlp", x(triton), headers=refused), return_exceptions=True
+        )
+        assert isinstance(error, InferenceServerException)
+        assert error.status() == unknown
+
+
 async def over_http_aio():
     options = {"ssl": True, "ssl_context": context()} if GIVEN["tls"] else {}
-    async with triton_aio.InferenceServerClient(GIVEN["http"], **options) as client:
-        got = await client.infer("mlp", x(triton_http), headers=headers())
-        np.testing.assert_array_equal(got.as_numpy("output"), [[6, 6, 6]])
-        (error,) = await asyncio.gather(client.infer("mlp", x(triton_http)), return_exceptions=True)
-        assert isinstance(error, InferenceServerException)
-        assert error.status() == "401"
+    async with triton_http_aio.InferenceServerClient(GIVEN["http"], **options) as client:
+        await ask_aio(client, triton_http, "401")
+
+
+def grpc_options():
+    if not GIVEN["tls"]:
+        return {}
+    return {
+        "ssl": True,
+        "root_certificates": GIVEN["authority"],
+        "private_key": GIVEN["client_key"],
+        "certificate_chain": GIVEN["client"],
+    }
 
 
 def over_grpc():
-    options = {}
-    if GIVEN["tls"]:
-        options = {
-            "ssl": True,
-            "root_certificates": GIVEN["authority"],
-            "private_key": GIVEN["client_key"],
-            "certificate_chain": GIVEN["client"],
-        }
-    with triton_grpc.InferenceServerClient(GIVEN["grpc"], **options) as client:
+    with triton_grpc.InferenceServerClient(GIVEN["grpc"], **grpc_options()) as client:
         unknown, forbidden = "StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED"
         ask(client, triton_grpc, unknown, forbidden)
+
+
+async def over_grpc_aio():
+    async with triton_grpc_aio.InferenceServerClient(GIVEN["grpc"], **grpc_options()) as client:
+        await ask_aio(client, triton_grpc, "StatusCode.UNAUTHENTICATED")
 
 
 if __name__ == "__main__":
     over_http()
     print("http")
     asyncio.run(over_http_aio())
-    print("aio")
+    print("http-aio")
     over_grpc()
     print("grpc")
+    asyncio.run(over_grpc_aio())
+    print("grpc-aio")

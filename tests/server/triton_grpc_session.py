@@ -7,6 +7,7 @@ import asyncio
 import queue
 import sys
 
+import ml_dtypes
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
@@ -21,12 +22,16 @@ def x(array=X):
     return [triton.InferInput("input", list(array.shape), "FP32").set_data_from_numpy(array)]
 
 
-def status_of(call, *args):
+def error_of(call, *args):
     try:
         call(*args)
     except InferenceServerException as error:
-        return error.status()
+        return error
     raise AssertionError("no error came")
+
+
+def status_of(call, *args):
+    return error_of(call, *args).status()
 
 
 def output_of(result):
@@ -58,6 +63,33 @@ def infer(client):
     assert {result.get_response().id for result, _ in got} == set("01234567")
     assert status_of(client.infer, "nope", x()) == "StatusCode.NOT_FOUND"
     assert status_of(client.infer, "mlp", x(X[:, :3])) == "StatusCode.INVALID_ARGUMENT"
+
+
+def infer_bfloat16(client):
+    array = np.array([[1.5, -2], [0, 1]], ml_dtypes.bfloat16)
+    tensor = triton.InferInput("input", [2, 2], "BF16").set_data_from_numpy(array)
+    assert client.infer("brain", [tensor]).as_numpy("output").tolist() == [[3, -4], [0, 2]]
+    words = triton.InferInput("input", [1, 4], "BYTES")
+    words.set_data_from_numpy(np.array([[b"a", b"bc", b"", b"d"]], object))
+    error = error_of(client.infer, "mlp", [words])
+    assert error.status() == "StatusCode.INVALID_ARGUMENT"
+    assert error.message() == "model 'mlp': input 'input' is BYTES, which no model takes"
+
+
+def state_of(index, name):
+    (state,) = [model.state for model in index.models if model.name == name]
+    return state
+
+
+def manage(client):
+    assert state_of(client.get_model_repository_index(), "later") == "UNAVAILABLE"
+    client.load_model("later")
+    assert state_of(client.get_model_repository_index(), "later") == "READY"
+    assert client.get_model_config("later").config.max_batch_size == 4
+    assert output_of(client.infer("later", x())) == SUM
+    client.unload_model("later")
+    assert state_of(client.get_model_repository_index(), "later") == "UNAVAILABLE"
+    assert status_of(client.infer, "later", x()) == "StatusCode.UNAVAILABLE"
 
 
 def stream(client):
@@ -98,6 +130,12 @@ async def asynchronous(url):
         assert await client.is_server_ready()
         got = await asyncio.gather(*(client.infer("mlp", x()) for _ in range(8)))
         assert [output_of(result) for result in got] == [SUM] * 8
+        assert (await client.get_model_config("mlp")).config.max_batch_size == 4
+        await client.load_model("later")
+        assert state_of(await client.get_model_repository_index(), "later") == "READY"
+        assert output_of(await client.infer("later", x())) == SUM
+        await client.unload_model("later")
+        assert not await client.is_model_ready("later")
 
         async def requests():
             for model in ("mlp", "nope", "mlp"):
@@ -110,7 +148,7 @@ async def asynchronous(url):
 def main() -> None:
     url = sys.argv[1]
     client = triton.InferenceServerClient(url)
-    for part in (describe, infer, stream, share):
+    for part in (describe, infer, infer_bfloat16, manage, stream, share):
         part(client)
         print(part.__name__, "ok")
     client.close()

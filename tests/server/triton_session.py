@@ -26,12 +26,17 @@ def x(binary=True, array=X):
     return [tensor("input", array, "FP32", binary)]
 
 
-def status_of(call, *args, **kwargs):
+def error_of(call, *args, **kwargs):
     try:
         call(*args, **kwargs)
     except InferenceServerException as error:
-        return int(error.status()) if error.message() else 0
+        return error
     raise AssertionError("no error came")
+
+
+def status_of(call, *args, **kwargs):
+    error = error_of(call, *args, **kwargs)
+    return int(error.status()) if error.message() else 0
 
 
 def describe(client):
@@ -91,6 +96,28 @@ def infer_pair(client):
     assert result.as_numpy("positive") is None
 
 
+def infer_bfloat16(client):
+    array = np.array([[1.5, -2], [0, 1]], ml_dtypes.bfloat16)
+    assert client.get_model_metadata("brain")["inputs"][0]["datatype"] == "BF16"
+    result = client.infer("brain", [tensor("input", array, "BF16", True)])
+    assert result.as_numpy("output").dtype == ml_dtypes.bfloat16
+    assert result.as_numpy("output").tolist() == [[3, -4], [0, 2]]
+
+
+def manage(client):
+    def states():
+        return {model["name"]: model["state"] for model in client.get_model_repository_index()}
+
+    assert states()["later"] == "UNAVAILABLE"
+    client.load_model("later")
+    assert states()["later"] == "READY"
+    assert client.get_model_config("later")["max_batch_size"] == 4
+    assert client.infer("later", x()).as_numpy("output").tolist() == [[6, 6, 6]]
+    client.unload_model("later")
+    assert states()["later"] == "UNAVAILABLE"
+    assert status_of(client.infer, "later", x()) == 503
+
+
 def go_wrong(client):
     assert status_of(client.get_model_metadata, "nope") == 404
     assert status_of(client.infer, "nope", x()) == 404
@@ -100,6 +127,11 @@ def go_wrong(client):
     assert status_of(client.infer, "mlp", [tensor("input", X.astype(int), "INT64", True)]) == 400
     no = [triton.InferRequestedOutput("no")]
     assert status_of(client.infer, "mlp", x(), outputs=no) == 400
+    for binary in (True, False):
+        words = tensor("input", np.array([[b"a", b"bc", b"", b"d"]], object), "BYTES", binary)
+        error = error_of(client.infer, "mlp", [words])
+        assert error.status() == "400"
+        assert error.message() == "model 'mlp': input 'input' is BYTES, which no model takes"
     negative = tensor("input", -np.ones((1, 1), np.float32), "FP32", True)
     assert status_of(client.infer, "gate", [negative]) == 500
     assert client.infer("mlp", x()).as_numpy("output") is not None
@@ -110,7 +142,7 @@ def count(client):
     assert stats["inference_stats"]["success"]["count"] >= 17
     assert stats["inference_stats"]["success"]["ns"] > 0
     assert stats["last_inference"] > 0
-    assert len(client.get_inference_statistics()["model_stats"]) == 3
+    assert len(client.get_inference_statistics()["model_stats"]) == 4
 
 
 def share(client):
@@ -138,11 +170,20 @@ async def asynchronous(url):
         assert await client.is_server_ready()
         got = await asyncio.gather(*(client.infer("mlp", x()) for _ in range(8)))
         assert all(result.as_numpy("output").tolist() == [[6, 6, 6]] for result in got)
+        assert (await client.get_model_config("mlp"))["max_batch_size"] == 4
+        await client.load_model("later")
+        index = {
+            model["name"]: model["state"] for model in await client.get_model_repository_index()
+        }
+        assert index["later"] == "READY"
+        assert (await client.infer("later", x())).as_numpy("output").tolist() == [[6, 6, 6]]
+        await client.unload_model("later")
+        assert not await client.is_model_ready("later")
 
 
 def main() -> None:
     client = triton.InferenceServerClient(sys.argv[1], concurrency=4)
-    for part in (describe, infer, infer_pair, go_wrong, count, share):
+    for part in (describe, infer, infer_pair, infer_bfloat16, manage, go_wrong, count, share):
         part(client)
         print(part.__name__, "ok")
     client.close()
