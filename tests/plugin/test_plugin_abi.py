@@ -209,6 +209,75 @@ client.Client(plugin)
     assert "MISSILE_PJRT_LIBRARY must name its library" in done.stderr
 
 
+def stub(folder: Path, body: str) -> Path:
+    """A library that has no slot; `body` is all that it has behind what is known of the ABI."""
+    source, library = folder / "stub.cc", folder / "stub.so"
+    source.write_text(f'#include "{PJRT / "api.h"}"\nusing namespace missile::pjrt;\n{body}')
+    command = ["c++", "-std=c++17", "-shared", "-fPIC", str(source), "-o", str(library)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return library
+
+
+def table_of(major: int, minor: int) -> str:
+    return f"""
+const Api kApi = {{sizeof(Api), nullptr, {{sizeof(ApiVersion), nullptr, {major}, {minor}}}}};
+extern "C" const Api* GetPjrtApi() {{ return &kApi; }}
+"""
+
+
+def refusal(library: Path) -> str:
+    """What a client is told for which the wrapper can not wrap this library."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(FILES)!r})
+from pypjrt import _loader, client
+try:
+    client.Client(_loader.Plugin({str(WRAPPER)!r}))
+except Exception as error:
+    print(error)
+"""
+    env = environment(None, wrapped=True) | {"MISSILE_PJRT_LIBRARY": str(library)}
+    done = run_python(code, env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("major", "minor"), [(0, 59), (1, 114), (-1, 114)])
+def test_an_incompatible_version_is_named_with_what_is_allowed(major, minor, tmp_path):
+    library = stub(tmp_path, table_of(major, minor))
+    assert (
+        f"missile: the plugin to wrap, {library}, has version {major}.{minor} of the PJRT C API, "
+        "and must have 0.60 or a later 0.x"
+    ) in refusal(library)
+
+
+@pytest.mark.parametrize("minor", [60, 1000])
+def test_the_oldest_version_that_serves_and_those_to_come_are_wrapped(minor, tmp_path):
+    library = stub(tmp_path, table_of(0, minor))
+    env = environment(None, wrapped=True) | {"MISSILE_PJRT_LIBRARY": str(library)}
+    done = subprocess.run(
+        [sys.executable, "-c", TABLE, WRAPPER, library], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    ours, theirs = json.loads(done.stdout)
+    assert ours == theirs
+    assert ours[1] == [0, minor]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "is no PJRT plugin: it has no function GetPjrtApi"),
+        ('extern "C" const Api* GetPjrtApi() { return nullptr; }', "gave no table"),
+    ],
+)
+def test_a_library_without_a_table_is_named(body, message, tmp_path):
+    library = stub(tmp_path, body)
+    found = refusal(library)
+    assert f"missile: the plugin to wrap, {library}, {message}" in found
+
+
 def test_statistics_are_an_extension_that_has_to_be_asked_for():
     code = """
 import json
