@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,12 @@ ONE = Missile(latency_launches=1)
 class Gate:
     """A model that doubles its input, waits while it is shut, and fails on negative values.
 
-    ran: the values that it was given, in that order.
+    ran: the values that it was given, in that order. takes_s: how long a run takes at least.
     """
 
     def __init__(self) -> None:
         self.ran: list[float] = []
+        self.takes_s = 0.0
         self._entered = threading.Semaphore(0)
         self._open = threading.Event()
         self.open()
@@ -42,6 +44,7 @@ class Gate:
         def on_host(x):
             x = np.asarray(x)
             self.ran.extend(x.ravel().tolist())
+            time.sleep(self.takes_s)
             if (x < 0).any():
                 raise ValueError("a secret of /home/someone")
             if not self._open.is_set():
