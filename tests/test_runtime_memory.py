@@ -214,6 +214,23 @@ def test_equal_parameters_lie_on_the_host_once():
         check(0, runtime.infer("b", X))
 
 
+def test_a_backbone_of_two_fine_tunes_lies_on_the_host_once():
+    def tuned(params, x):
+        return tower(params["backbone"], x) @ params["head"]
+
+    heads = [np.random.default_rng(k).standard_normal((WIDTH, 20)) for k in range(3)]
+    heads = [head.astype(np.float32) for head in heads]
+    with Runtime(device_memory=THREE_MODELS) as runtime:
+        for k, head in enumerate(heads):
+            params = {"backbone": weights(0), "head": head}
+            runtime.load(f"m{k}", model=tuned, params=params, example=X)
+        held = runtime.stats()["memory"]["host_bytes"]
+        assert held <= 1.02 * (MODEL_BYTES + 3 * heads[0].nbytes)
+        runtime.unload("m0")
+        for k in (1, 2, 1):
+            np.testing.assert_allclose(runtime.infer(f"m{k}", X), expected(0) @ heads[k], atol=1e-2)
+
+
 def test_answers_outlive_the_memory_they_were_made_from():
     def passed_through(params, x):
         return {"weights": params[0][:1] * 1.0, "first": params[0], "sum": x + params[0][:1]}

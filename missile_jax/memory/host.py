@@ -9,7 +9,7 @@ from typing import Any
 
 from missile_jax.errors import HostMemoryError, MissileError
 from missile_jax.memory.disk import Disk
-from missile_jax.memory.store import HostModel
+from missile_jax.memory.store import Group, HostModel
 
 
 class Host:
@@ -91,7 +91,10 @@ class Host:
             for other in idle:
                 if self.size_bytes <= self._limit_bytes:
                     break
+                # Anew, since it can not lie in what leaves.
+                self._count(model, False)
                 self._count(other, False)
+                self._count(model, True)
                 leaving.append(other)
         if self.size_bytes <= self._limit_bytes:
             return leaving
@@ -105,7 +108,7 @@ class Host:
         groups = set(model.groups)
         if self._disk is not None:
             return sum(group.size_bytes for group in groups)
-        return self.size_bytes + sum(g.size_bytes for g in groups if not g.holders)
+        return self.size_bytes + sum(_added(group, True) for group in groups)
 
     def _count(self, model: HostModel, counted: bool) -> None:
         if model.counted == counted:
@@ -113,11 +116,42 @@ class Host:
         model.counted = counted
         for group in model.groups:
             if counted:
-                self.size_bytes += group.size_bytes * (group.holders == 0)
-                group.holders += 1
+                self._hold(group, model.data is not None)
             else:
-                group.holders -= 1
-                self.size_bytes -= group.size_bytes * (group.holders == 0)
+                self._let_go(group)
+
+    # A part that lies in another group keeps all of that one's bytes, so that one is counted.
+
+    def _hold(self, group: Group, here: bool) -> None:
+        if group.holders == 0:
+            group.inside = _lies_inside(group, here)
+            self._add(group)
+        group.holders += 1
+
+    def _let_go(self, group: Group) -> None:
+        group.holders -= 1
+        if group.holders == 0:
+            self._take_away(group)
+
+    def _settle(self, group: Group) -> None:
+        """Its bytes have come: now it is seen whether they are its own."""
+        inside = _lies_inside(group, True)
+        if inside != group.inside:
+            self._take_away(group)
+            group.inside = inside
+            self._add(group)
+
+    def _add(self, group: Group) -> None:
+        if group.inside and group.whole is not None:
+            self._hold(group.whole, True)
+        else:
+            self.size_bytes += group.size_bytes
+
+    def _take_away(self, group: Group) -> None:
+        if group.inside and group.whole is not None:
+            self._let_go(group.whole)
+        else:
+            self.size_bytes -= group.size_bytes
 
     # On the disk's thread. Who is released meanwhile is no longer moving.
 
@@ -170,7 +204,29 @@ class Host:
                 coming.moving, coming.data = False, data
                 if data is None:
                     self._count(coming, False)
+                else:
+                    for group in coming.groups:
+                        self._settle(group)
         return error
+
+
+def _lies_inside(group: Group, here: bool) -> bool:
+    """Whether its bytes are, or will be, those of the group that it is a part of.
+
+    here: its bytes are in host memory.
+    """
+    if group.whole is None or group.own_data is not None:
+        return False
+    return here or group.whole.holders > 0
+
+
+def _added(group: Group, here: bool) -> int:
+    """Bytes that come to those that are counted with one more holder."""
+    if group.holders > 0:
+        return 0
+    if group.whole is not None and _lies_inside(group, here):
+        return _added(group.whole, here)
+    return group.size_bytes
 
 
 def _done(error: MissileError | None) -> Future[MissileError | None]:

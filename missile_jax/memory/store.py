@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -19,22 +20,40 @@ class Group:
     """Parameters that travel together: one copy, one block on the device.
 
     layout: where each parameter lies, at an aligned offset, for making views of a block.
-    data: its bytes [size], as long as any model has them in host memory.
-    holders: models that `Host` counts it for.
+    leaves: a digest of each parameter, in that order. offsets: where each begins.
+    data: its bytes [size], as long as any model has them in host memory; own_data: only if they
+        are no part of another group's.
+    whole, start: the group whose bytes these are a part of, from `start` on; None for one that
+        is a part of none.
+    holders: models, or parts that lie in it, that `Host` counts it for. inside: whether it is
+        counted with `whole`, which it lies in.
     """
 
     size_bytes: int
     layout: ViewLayout
-    _data: weakref.ref[np.ndarray]
+    leaves: tuple[bytes, ...]
+    offsets: tuple[int, ...]
+    whole: Group | None = None
+    start: int = 0
     holders: int = 0
+    inside: bool = False
+    _data: weakref.ref[np.ndarray] | None = None
+
+    @property
+    def own_data(self) -> np.ndarray | None:
+        return None if self._data is None else self._data()
 
     @property
     def data(self) -> np.ndarray | None:
-        return self._data()
+        own = self.own_data
+        if own is not None or self.whole is None:
+            return own
+        whole = self.whole.data
+        return None if whole is None else whole[self.start : self.start + self.size_bytes]
 
     def share(self, data: np.ndarray) -> np.ndarray:
         """The bytes that are there already; else `data`, which are the same."""
-        found = self._data()
+        found = self.data
         if found is None:
             found, self._data = data, weakref.ref(data)
         return found
@@ -75,7 +94,11 @@ def pageable_zeros(size_bytes: int) -> np.ndarray:
 
 
 class Store:
-    """Makes host models. Equal groups, as of two fine-tunes of one backbone, lie once.
+    """Makes host models. Equal parameters, as of two fine-tunes of one backbone, lie once.
+
+    A model is laid out around what is there: where a run of its parameters is one of a group that
+    the store has, that run is a group of its own, whose bytes are a part of the other's. Runs
+    shorter than an eighth of a group are not looked for: a copy for each would cost more.
 
     group_bytes: a group is closed once it is as large: the size from which on a copy is no faster
         (Torpor, arXiv:2306.03622, section on grouping).
@@ -92,7 +115,11 @@ class Store:
         self._group_bytes = group_bytes
         self._alignment = alignment
         self._zeros = zeros
-        self._groups: weakref.WeakValueDictionary[bytes, Group] = weakref.WeakValueDictionary()
+        self._groups: weakref.WeakValueDictionary[tuple[bytes, ...], Group] = (
+            weakref.WeakValueDictionary()
+        )
+        # By each parameter that is large enough to tell a run by.
+        self._landmarks: weakref.WeakValueDictionary[bytes, Group] = weakref.WeakValueDictionary()
         self._layouts: weakref.WeakValueDictionary[Any, ViewLayout] = weakref.WeakValueDictionary()
 
     def put(self, name: str, leaves: Sequence[jax.Array], order: Sequence[int]) -> HostModel:
@@ -101,34 +128,68 @@ class Store:
         order: indices into `leaves`, each once; leaves that are not in it are not kept.
         """
         kept = {i: leaves[i] for i in order if not _plain(leaves[i])}
-        sizes = [x.nbytes for x in leaves]
         moving = [i for i in order if i not in kept]
-        members = grouped(sizes, moving, self._group_bytes, self._alignment)
-        held = [self._hold([np.asarray(leaves[i]) for i in group]) for group in members]
+        arrays = [np.asarray(leaves[i]) for i in moving]
+        digests = tuple(map(_digest, arrays))
+        members, groups, data = [], [], []
         group_of = [-1] * len(leaves)
-        for k, group in enumerate(members):
-            for i in group:
-                group_of[i] = k
-        groups, data = tuple(g for g, _ in held), tuple(d for _, d in held)
-        return HostModel(name, groups, members, tuple(group_of), kept, data)
+        for span in self._spans(digests, [array.nbytes for array in arrays]):
+            at = slice(span.begin, span.end)
+            groups.append(self._group(digests[at], arrays[at], span))
+            data.append(self._bytes(groups[-1], arrays[at]))
+            members.append(tuple(moving[at]))
+            for i in moving[at]:
+                group_of[i] = len(groups) - 1
+        return HostModel(name, tuple(groups), tuple(members), tuple(group_of), kept, tuple(data))
 
-    def _hold(self, arrays: Sequence[np.ndarray]) -> tuple[Group, np.ndarray]:
-        offsets, end = [], 0
-        for array in arrays:
-            offsets.append(end)
-            end = _rounded(end + array.nbytes, self._alignment)
-        data = self._zeros(end)
-        digest = hashlib.blake2b(digest_size=20)
-        for offset, array in zip(offsets, arrays, strict=True):
-            data[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
-            digest.update(repr((offset, array.shape, array.dtype.name)).encode())
-        digest.update(data.data)
-        key = digest.digest()
-        group = self._groups.get(key)
-        if group is None:
-            entries = tuple((o, a.shape, a.dtype) for o, a in zip(offsets, arrays, strict=True))
-            group = self._groups[key] = Group(end, self._layout(entries), weakref.ref(data))
-        return group, group.share(data)
+    def _spans(self, digests: Sequence[bytes], sizes_bytes: Sequence[int]) -> Iterator[_Span]:
+        """What is to be a group, in order: runs that are there, and groups of what is between."""
+        begin = 0
+        for run in (*self._runs(digests), _Span(len(digests), len(digests))):
+            fresh = range(begin, run.begin)
+            for group in grouped(sizes_bytes, fresh, self._group_bytes, self._alignment):
+                yield _Span(group[0], group[-1] + 1)
+            if run.whole is not None:
+                yield run
+            begin = run.end
+
+    def _runs(self, digests: Sequence[bytes]) -> Iterator[_Span]:
+        at = free = 0
+        while at < len(digests):
+            group = self._landmarks.get(digests[at])
+            run = None if group is None else _longest(group, digests, free, at)
+            if run is not None and 8 * run.shared_bytes >= self._group_bytes:
+                yield run
+                at = free = run.end
+            else:
+                at += 1
+
+    def _group(self, leaves: tuple[bytes, ...], arrays: Sequence[np.ndarray], span: _Span) -> Group:
+        group = self._groups.get(leaves)
+        if group is not None:
+            return group
+        *offsets, end = accumulate(
+            (_rounded(array.nbytes, self._alignment) for array in arrays), initial=0
+        )
+        entries = tuple((o, a.shape, a.dtype) for o, a in zip(offsets, arrays, strict=True))
+        group = Group(end, self._layout(entries), leaves, tuple(offsets))
+        self._groups[leaves] = group
+        if span.whole is not None:
+            group.whole, group.start = span.whole, span.whole.offsets[span.first]
+            return group
+        for array, leaf in zip(arrays, leaves, strict=True):
+            if 32 * array.nbytes >= self._group_bytes:
+                self._landmarks[leaf] = group
+        return group
+
+    def _bytes(self, group: Group, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        found = group.data
+        if found is not None:
+            return found
+        data = self._zeros(group.size_bytes)
+        for offset, array in zip(group.offsets, arrays, strict=True):
+            data[offset : offset + array.nbytes] = _flat(array)
+        return group.share(data)
 
     def _layout(self, entries: tuple[tuple[int, tuple[int, ...], np.dtype], ...]) -> ViewLayout:
         """The same object for equal ones, so that arrays can be used again; see `ParkedArrays`."""
@@ -136,6 +197,37 @@ class Store:
         if layout is None:
             layout = self._layouts[entries] = ViewLayout(entries)
         return layout
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Of a model's parameters those from `begin` to `end`, which are to be a group.
+
+    whole, first: the group that has them already, from its `first` on; None if none has.
+    """
+
+    begin: int
+    end: int
+    whole: Group | None = None
+    first: int = 0
+
+    @property
+    def shared_bytes(self) -> int:
+        if self.whole is None:
+            return 0
+        ends = (*self.whole.offsets, self.whole.size_bytes)
+        return ends[self.first + self.end - self.begin] - ends[self.first]
+
+
+def _longest(group: Group, digests: Sequence[bytes], free: int, at: int) -> _Span:
+    """The longest run of `group` around parameter `at`, which it has, with none before `free`."""
+    first, begin, end = group.leaves.index(digests[at]), at, at + 1
+    while begin > free and first > 0 and digests[begin - 1] == group.leaves[first - 1]:
+        begin, first = begin - 1, first - 1
+    after = first + end - begin
+    while end < len(digests) and after < len(group.leaves) and digests[end] == group.leaves[after]:
+        end, after = end + 1, after + 1
+    return _Span(begin, end, group, first)
 
 
 def grouped(
@@ -152,6 +244,17 @@ def grouped(
         groups[-1].append(i)
         filled += _rounded(sizes_bytes[i], alignment)
     return tuple(map(tuple, groups))
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Its bytes [n]; not every dtype has a buffer."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    digest = hashlib.blake2b(repr((array.shape, array.dtype.name)).encode(), digest_size=20)
+    digest.update(_flat(array).data)
+    return digest.digest()
 
 
 def _rounded(size_bytes: int, alignment: int) -> int:

@@ -64,6 +64,24 @@ def test_equal_parameters_have_equal_groups(opened):
         assert first.data[0] is second.data[0]
 
 
+def test_a_part_of_anothers_group_is_copied_from_where_that_one_lies(opened, request):
+    backbone = [jax.numpy.arange(300_000, dtype=jax.numpy.float32)]
+    with opened() as backing:
+        store = store_of(backing)
+        first, second = (
+            store.put(name, [*backbone, jax.numpy.full(9, name == "b", "float32")], [0, 1])
+            for name in "ab"
+        )
+        part, data = second.groups[0], second.data[0]
+        assert part.whole in first.groups or part in first.groups
+        block = backing.arena.allocate(data.nbytes)
+        finish(backing.link.flow("a").copy((block.address, block), 0, data, 0, data.nbytes))
+        if backing.arena.dlpack_device[0] == 1:
+            np.testing.assert_array_equal(block.array(0, (300_000,), "float32"), backbone[0])
+        else:
+            assert request.getfixturevalue("driver").unpinned_copies == 0
+
+
 def test_devices_that_cannot_be_managed(tmp_path, monkeypatch, driver):
     with pytest.raises(ConfigError, match="manages CPU and CUDA devices, got a tpu device"):
         open_backing(SimpleNamespace(platform="tpu"), MIB, tmp_path, None)

@@ -104,6 +104,88 @@ def test_without_room_a_new_model_goes_to_disk_itself_and_waits_there(bench):
     bench.check(new)
 
 
+QUARTER = LEAF // 4
+
+
+def put_tuned(bench, name, seed):
+    """A model of one group's size: three quarters the same for all, and one of its own."""
+    backbone, own = np.random.default_rng(0), np.random.default_rng(seed)
+    leaves = [
+        jnp.asarray(rng.standard_normal(QUARTER // 4), jnp.float32)
+        for rng in (backbone, backbone, backbone, own)
+    ]
+    model = bench.store.put(name, leaves, range(4))
+    bench.values[model] = b"".join(np.asarray(x).tobytes() for x in leaves)
+    assert bench.host.keep(model, []).result(30) is None
+    return model
+
+
+def check_tuned(bench, *models):
+    for model in models:
+        assert model.here
+        assert b"".join(data.tobytes() for data in model.data) == bench.values[model]
+
+
+def quarters(bench):
+    return bench.host.size_bytes / QUARTER
+
+
+def test_a_part_of_anothers_group_is_counted_once_and_keeps_all_of_it(bench):
+    bench = bench(2)
+    a = put_tuned(bench, "a", 1)
+    b, c = put_tuned(bench, "b", 2), put_tuned(bench, "c", 3)
+    assert quarters(bench) == 4 + 1 + 1
+    check_tuned(bench, a, b, c)
+    bench.host.release(a)
+    assert quarters(bench) == 4 + 1 + 1
+    bench.host.release(b)
+    assert quarters(bench) == 4 + 1
+    check_tuned(bench, c)
+    bench.host.release(c)
+    assert quarters(bench) == 0
+
+
+def test_a_part_without_the_rest_is_counted_by_itself(bench):
+    bench = bench(2)
+    a, b, c = (put_tuned(bench, name, k) for k, name in enumerate("abc", start=1))
+    full = bench.put("full", 4, idle=[a, c, b])
+    assert [model.here for model in (a, b, c, full)] == [False, False, False, True]
+    assert quarters(bench) == 4
+    bench.bring(b)
+    assert quarters(bench) == 4 + 3 + 1
+    bench.bring(c, full)
+    assert quarters(bench) == 3 + 1 + 1
+    check_tuned(bench, b, c)
+    # What they share is read once more with the whole, and is theirs and its own.
+    bench.bring(a, b)
+    assert quarters(bench) == 3 + 1 + 4
+    check_tuned(bench, a, c)
+
+
+def test_who_comes_again_shares_with_those_that_are_there(bench):
+    bench = bench(2)
+    a, b = put_tuned(bench, "a", 1), put_tuned(bench, "b", 2)
+    full = bench.put("full", 4, idle=[b])
+    assert quarters(bench) == 4 + 4
+    bench.bring(b, full)
+    assert quarters(bench) == 4 + 1
+    assert bench.disk.stats["read_bytes"] == QUARTER
+    check_tuned(bench, a, b)
+
+
+def test_who_shares_with_one_that_makes_room_for_it_gets_that_room(bench):
+    bench = bench(1)
+    a, b = put_tuned(bench, "a", 1), put_tuned(bench, "b", 2)
+    assert (a.here, b.here) == (True, False)
+    for _ in range(2):
+        bench.bring(b, a)
+        assert quarters(bench) == 4
+        check_tuned(bench, b)
+        bench.bring(a, b)
+        assert quarters(bench) == 4
+        check_tuned(bench, a)
+
+
 def test_equal_groups_are_counted_once_and_read_only_if_nobody_has_them(bench):
     bench = bench(3)
     a, b = bench.put("a", 1, 2), bench.put("b", 1, 3)
