@@ -17,9 +17,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-# Rows of a batch by kind and length: a short step is about a quarter of an LS request, a long one
-# about twice as long as that, on two cores.
-BATCHES = {"infer": {"short": 24, "long": 384}, "train": {"short": 8, "long": 96}}
+# Rows of a batch by kind and length. On two cores a short step alone takes a fifth of what an LS
+# request takes, a long one about twice as long as a request.
+BATCHES = {"infer": {"short": 16, "long": 384}, "train": {"short": 6, "long": 96}}
 
 
 class Mlp(nn.Module):

@@ -158,7 +158,7 @@ class _Bench:
         self._service_s: list[float] = []
         # By length and process; by system, length and count.
         self._alone_rates: dict[tuple[str, int], list[float]] = defaultdict(list)
-        self._alone_longest_s: dict[str, float] = defaultdict(float)
+        self._alone_steps_s: dict[tuple[str, int], list[float]] = defaultdict(list)
         self._latencies: dict[tuple[str, str, int], list[np.ndarray]] = defaultdict(list)
         self._shares: dict[tuple[str, str, int], list[float]] = defaultdict(list)
         self._rates: dict[tuple[str, str, int], list[float]] = defaultdict(list)
@@ -208,9 +208,7 @@ class _Bench:
         ran = child.ask({"stop": True})["ran"]
         start, end = ran[0][0], ran[-1][1]
         self._alone_rates[length, k].append(jobs_inside(ran, start, end) / (end - start))
-        self._alone_longest_s[length] = max(
-            self._alone_longest_s[length], float(np.percentile([e - s for s, e in ran], 99))
-        )
+        self._alone_steps_s[length, k] += [e - s for s, e in ran]
 
     def _measure(
         self, key: tuple[str, str, int], times: np.ndarray, counted: slice, service_s: float
@@ -255,35 +253,52 @@ class _Bench:
                 row["be_share_of_leftover"] = float(np.mean(self._shares[key]))
                 row["longest_step_ms"] = self._longest_s[key] * 1e3
             report.rows.append(row)
-        report.summary = self._summary(report.rows)
+        report.summary = summarise(
+            report.rows, self._service_s, self._alone_steps_s, self._chosen.systems
+        )
         return report
 
-    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of each system, the worst over all numbers of processes; and that by launches' length.
 
-        The reference is the same arrivals without any other process.
-        """
-        alone = {(r["launches"], r["processes"]): r for r in rows if r["system"] == "alone"}
-        summary: dict[str, Any] = {
-            "ls_service_ms": float(np.median(self._service_s)) * 1e3,
-            "ls_p99_alone_ms": float(np.median([row["p99_ms"] for row in alone.values()])),
-        }
-        for length in LENGTHS:
-            summary[f"be_step_alone_ms.{length}"] = self._alone_longest_s[length] * 1e3
-        for system in self._chosen.systems:
-            mine = [row for row in rows if row["system"] == system]
-            for length in (None, *LENGTHS):
-                some = [row for row in mine if length in (None, row["launches"])]
-                suffix = system if length is None else f"{system}.{length}"
-                ratios = [
-                    row["p99_ms"] / alone[row["launches"], row["processes"]]["p99_ms"]
-                    for row in some
-                ]
-                summary[f"ls_p99_vs_alone.{suffix}"] = max(ratios)
-                summary[f"be_share_of_leftover.{suffix}"] = min(
-                    row["be_share_of_leftover"] for row in some
-                )
-        return summary
+def summarise(
+    rows: Sequence[Mapping[str, Any]],
+    service_s: Sequence[float],
+    alone_steps_s: Mapping[tuple[str, int], Sequence[float]],
+    systems: Sequence[str],
+) -> dict[str, Any]:
+    """Of each system, the worst over all numbers of processes; and that by launches' length.
+
+    The reference is the same arrivals without any other process. service_s: of an LS request, back
+    to back. alone_steps_s: by length and process, how long its steps took with nobody else there; a
+    length has those of its slowest process.
+    """
+    alone = {(r["launches"], r["processes"]): r for r in rows if r["system"] == "alone"}
+    service_ms = float(np.median(service_s)) * 1e3
+    summary: dict[str, Any] = {
+        "ls_service_ms": service_ms,
+        "ls_p99_alone_ms": float(np.median([row["p99_ms"] for row in alone.values()])),
+    }
+    for length in LENGTHS:
+        steps_s = [steps for (of, _), steps in alone_steps_s.items() if of == length]
+        step_ms, p99_ms = (
+            max(float(np.percentile(steps, percent)) * 1e3 for steps in steps_s)
+            for percent in (50, 99)
+        )
+        summary[f"be_step_alone_ms.{length}"] = step_ms
+        summary[f"be_step_alone_p99_ms.{length}"] = p99_ms
+        summary[f"be_step_vs_ls.{length}"] = step_ms / service_ms
+    for system in systems:
+        mine = [row for row in rows if row["system"] == system]
+        for length in (None, *LENGTHS):
+            some = [row for row in mine if length in (None, row["launches"])]
+            suffix = system if length is None else f"{system}.{length}"
+            ratios = [
+                row["p99_ms"] / alone[row["launches"], row["processes"]]["p99_ms"] for row in some
+            ]
+            summary[f"ls_p99_vs_alone.{suffix}"] = max(ratios)
+            summary[f"be_share_of_leftover.{suffix}"] = min(
+                row["be_share_of_leftover"] for row in some
+            )
+    return summary
 
 
 def plugin(named: Path | None) -> Path | None:
