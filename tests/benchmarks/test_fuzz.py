@@ -7,20 +7,39 @@ import tempfile
 
 import pytest
 
-from benchmarks.fuzz import TARGETS, mutated, run
+from benchmarks import fuzz
+from benchmarks.fuzz import TARGETS, run
+from benchmarks.fuzz_inputs import mutated, recompressed, resized
 from missile_jax.server.tensors import CodecError
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_its_valid_inputs_are_valid(name) -> None:
-    target, valid = TARGETS[name]
-    bombs = 0
-    for data in valid():
+def refused(name: str, inputs) -> int:
+    """How many inputs the target refuses; it raises anything but CodecError."""
+    count = 0
+    for data in inputs:
         try:
-            target(data)
+            TARGETS[name].run(data)
         except CodecError:
-            bombs += 1
-    assert bombs == (2 if name == "compressed" else 0)
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_it_begins_with_what_is_valid_and_with_known_faults(name) -> None:
+    faults = {"byte-tensor": 4, "compressed": 14}
+    first = list(TARGETS[name].first())
+    assert refused(name, first) == faults.get(name, 0) < len(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "mutate"), [("byte-tensor", resized), ("compressed", recompressed)]
+)
+def test_many_mutations_come_past_what_is_checked_first(name, mutate) -> None:
+    rng = random.Random(0)
+    first = list(TARGETS[name].first())
+    made = [mutate(rng.choice(first), rng) for _ in range(300)]
+    assert len(set(made)) > 150
+    assert 30 < refused(name, made) < 270
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -39,7 +58,7 @@ from benchmarks import fuzz
 def wrong(data):
     raise KeyError("found")
 
-fuzz.TARGETS["request"] = (wrong, fuzz.TARGETS["request"][1])
+fuzz.TARGETS["request"] = fuzz.TARGETS["request"]._replace(run=wrong)
 sys.argv = ["fuzz", "request", "-runs=100", "-artifact_prefix=" + sys.argv[1] + "/"]
 fuzz.main()
 """
@@ -53,7 +72,7 @@ fuzz.main()
 
 def test_a_mutation_changes_one_value_and_keeps_the_tensors() -> None:
     rng = random.Random(0)
-    data = next(TARGETS["request"][1]())
+    data = next(TARGETS["request"].first())
     mutations = {mutated(data, rng) for _ in range(50)}
     assert len(mutations) > 25
     assert all(m.endswith(data[-20:]) for m in mutations)
@@ -62,3 +81,8 @@ def test_a_mutation_changes_one_value_and_keeps_the_tensors() -> None:
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(ValueError, match="allowed: request"):
         run(1, 0, "nothing")
+
+
+def test_growth_fails_a_target(monkeypatch) -> None:
+    monkeypatch.setattr(fuzz, "GROWTH_MB", -1)
+    assert run(2000, 0, "byte-tensor").summary["failed"] == 1
