@@ -138,6 +138,45 @@ def test_parameters_that_arrive_between_two_looks_of_a_loop(monkeypatch):
         check(0, future.result())
 
 
+def test_parameters_come_while_their_request_waits_in_the_queue():
+    go, running = threading.Event(), threading.Event()
+    go.set()
+
+    def hold(x):
+        running.set()
+        assert go.wait(60)
+        return x
+
+    def held(params, x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return tower(params, jax.pure_callback(hold, shape, x))
+
+    with Runtime(device_memory=THREE_MODELS, policy="fifo") as runtime:
+        runtime.load("busy", model=held, params=weights(0), example=X)
+        runtime.load(model(1))
+        check(0, runtime.infer("busy", X))
+        go.clear()
+        running.clear()
+        try:
+            first = runtime.submit("busy", X)
+            assert running.wait(60)
+            waits = runtime.submit("m1", X)
+            memory = runtime._memory
+            assert memory is not None
+            with runtime._mux.lock:
+                while memory.residency.wait(60):
+                    pass
+            m1 = runtime.stats()["models"]["m1"]
+            assert m1["residency"]["resident_bytes"] == MODEL_BYTES
+            assert memory.residency.stats()["resident_models"] == 2
+            assert (m1["launch_count"], waits.done(), first.done()) == (0, False, False)
+        finally:
+            go.set()
+        check(0, first.result(60))
+        check(1, waits.result(60))
+        assert runtime.stats()["models"]["m1"]["residency"]["swap_ins"] == 1
+
+
 def test_two_hundred_models_of_one_architecture_compile_once():
     small = [np.zeros((16, 16), np.float32)] * 2
     x = X[:, :16]
