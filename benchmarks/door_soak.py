@@ -40,6 +40,8 @@ PATIENCE_S = 30.0
 WARM_UP = 0.2
 # Lanes and pools start a thread when it is first needed, and keep it: no client leaves one behind.
 _POOLED_THREADS = 8
+# Eight large tensors: so much of what was freed may be kept for later, however many were killed.
+GROWTH_MB = 64
 LEFT = ("requests_left", "staging_blocks_left", "descriptors_left", "threads_left")
 
 
@@ -52,8 +54,9 @@ def run(kills: int, ls_seconds: float, seed: int) -> Report:
 
 
 def failed(report: Report) -> bool:
-    """Whether something was left, or an answer wrong or missing."""
-    return any(report.summary[key] for key in (*LEFT, "wrong", "failed"))
+    """Whether something was left, memory grew, or an answer was wrong or missing."""
+    grew = report.summary["rss_growth_mb"] > GROWTH_MB
+    return grew or any(report.summary[key] for key in (*LEFT, "wrong", "failed"))
 
 
 def _models() -> list[Model]:

@@ -15,8 +15,9 @@ def test_nothing_is_left_of_clients_that_are_killed() -> None:
     assert beside == ["LS beside nobody", "LS beside loris", "LS beside storm", "LS beside bulk"]
 
 
-@pytest.mark.parametrize("key", [*door_soak.LEFT, "wrong", "failed"])
+@pytest.mark.parametrize("key", [*door_soak.LEFT, "wrong", "failed", "rss_growth_mb"])
 def test_what_is_left_or_wrong_fails_the_run(key) -> None:
-    summary = dict.fromkeys((*door_soak.LEFT, "wrong", "failed"), 0)
-    assert not door_soak.failed(Report("door-soak", 0, summary=summary))
-    assert door_soak.failed(Report("door-soak", 0, summary=summary | {key: 1}))
+    kept = dict.fromkeys((*door_soak.LEFT, "wrong", "failed"), 0)
+    kept["rss_growth_mb"] = door_soak.GROWTH_MB
+    assert not door_soak.failed(Report("door-soak", 0, summary=kept))
+    assert door_soak.failed(Report("door-soak", 0, summary=kept | {key: kept[key] + 1}))
