@@ -1,10 +1,13 @@
 """The page in a real browser: what it shows, what it never runs, and that it fits a phone."""
 
+import os
+import re
 import shutil
+import threading
 
 import pytest
 from observed import X, linear
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from missile_jax import LaunchRecord
 from missile_jax.observe.page import summary
@@ -15,11 +18,27 @@ from missile_jax.server.serve import HttpServer
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror=document.title='owned'>"
 
-browser_only = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome")
+REQUIRED = any(os.environ.get(name) for name in ("CI", "MISSILE_REQUIRE_BROWSER"))
+browser_only = pytest.mark.skipif(
+    CHROMIUM is None and not REQUIRED, reason="needs chromium or google-chrome"
+)
+# How many pixels of the timeline have about the colour that a variable of the page names.
+PIXELS = """name => {
+  const hex = getComputedStyle(document.body).getPropertyValue(name).trim();
+  const wanted = [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16));
+  const canvas = document.getElementById("timeline");
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] > 64 && wanted.every((c, k) => Math.abs(data[at + k] - c) < 16)) count++;
+  }
+  return count;
+}"""
 
 
 @pytest.fixture(scope="module")
 def browser():
+    assert CHROMIUM is not None, "neither chromium nor google-chrome is on the PATH"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -96,6 +115,71 @@ def test_the_page_shows_every_model_and_runs_no_name(managed, opened):
     assert problems == []
     managed.unload("evil")
     expect(rows).to_have_count(3)
+
+
+@pytest.fixture
+def busy(managed):
+    """Models of both classes run, and one of them has to come to the device each time."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            managed.infer("quick", X)
+            managed.infer("slow", X)
+            managed.evict("other")
+            managed.infer("other", X)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+SOME = re.compile("[1-9]")
+
+
+def figure(page: Page, name: str) -> Locator:
+    return page.locator(f"#figures div:has(dt:text-is('{name}')) dd")
+
+
+@browser_only
+def test_the_figures_are_those_of_what_runs(managed, opened, busy):
+    page, problems = opened(1100)
+    for name in ("LS requests/s", "BE rows/s", "device memory"):
+        expect(figure(page, name)).to_have_text(SOME, timeout=30_000)
+    expect(figure(page, "worst p99 / SLO")).to_have_text(re.compile(r"^\d+ %$"))
+    expect(figure(page, "models on the device")).to_have_text(re.compile("^[23] of 3$"))
+    quick = page.locator("#models tr", has_text="quick")
+    model, tenant, *_ = quick.locator("td").all_text_contents()
+    assert (model, tenant) == ("LSquick", "a")
+    expect(quick.locator("td").nth(5)).to_have_text("10,000")
+    expect(quick.locator("td").nth(6)).to_have_text("100 %")
+    assert problems == []
+
+
+@browser_only
+def test_the_link_has_a_row_for_each_tenant_and_class(managed, opened, busy):
+    page, problems = opened(1100)
+    rows = page.locator("#link tr")
+    names = [flow["flow"] for flow in summary(managed.stats(), [])["memory"]["link"]]
+    assert len(names) >= 2
+    expect(rows).to_have_count(len(names))
+    assert rows.locator("td:first-child").all_text_contents() == names
+    (moving,) = [k for k, name in enumerate(names) if name.startswith("b")]
+    expect(rows.nth(moving).locator("td").nth(2)).to_have_text("100 %", timeout=30_000)
+    assert problems == []
+
+
+@browser_only
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_timeline_shows_both_classes_in_their_colours(managed, opened, busy, scheme):
+    page, problems = opened(360, scheme)
+    # Launches are recorded once a page asks for them, rates are known at the poll after that.
+    expect(figure(page, "BE rows/s")).to_have_text(SOME, timeout=30_000)
+    assert problems == []
+    for colour in ("--ls", "--be"):
+        assert page.evaluate(PIXELS, colour) > 20
 
 
 @browser_only
