@@ -44,6 +44,77 @@ def memory(device: int = 0) -> dict[str, int]:
     return jax.devices()[device].memory_stats() or {}
 
 
+def passed_uploads() -> dict[str, dict[str, int]]:
+    """Of uploads that pass through for one reason each: which counts of uploads they raise."""
+    import jax
+    from jax.sharding import SingleDeviceSharding
+
+    from missile_jax.plugin.register import register
+
+    register("off", {"missile_arena": "0"})
+    register("small", {"missile_arena": "4KiB"})
+    jax.config.update("jax_platforms", "missile,off,small,cpu")
+    device, off, small = (jax.devices(name)[0] for name in ("missile", "off", "small"))
+    host = SingleDeviceSharding(device, memory_kind="pinned_host")
+    x = _random(2000)
+    uploads: dict[str, tuple[Any, Any]] = {
+        "plain": (x, device),
+        "int4": (np.arange(4).astype(jax.numpy.int4), device),
+        "empty": (x[:0], device),
+        "in host memory": (x, host),
+        "without an arena": (x, off),
+        "larger than the arena": (x, small),
+        "that fits": (x[:1000], small),
+    }
+    raised: dict[str, dict[str, int]] = {}
+    for name, (array, target) in uploads.items():
+        before = statistics()
+        held = jax.device_put(array, target).block_until_ready()
+        raised[name] = {
+            count: value - before[count]
+            for count, value in statistics().items()
+            if count.startswith("uploads_") and value != before[count]
+        }
+        assert (np.asarray(held) == array).all()
+    return raised
+
+
+def transfers(folder: str, library: str) -> Results:
+    """Bytes in use while a transfer manager of the ABI's comes and goes, and what arrived."""
+    import importlib
+    import sys
+
+    sys.path.append(folder)
+    pjrt = importlib.import_module("pypjrt")
+    plugin = importlib.import_module("pypjrt._loader").Plugin(library)
+    f32 = 11
+    values = _random(1000)
+    steps: Results = {}
+    describe()  # Loads the plugin, whose counts are one library's.
+    before = statistics()
+    with pjrt.Client(plugin) as client, client.device() as device:
+
+        def used() -> int:
+            return device.memory_stats()["bytes_in_use"]
+
+        shapes = [pjrt.ShapeSpec(f32, (1000,)), pjrt.ShapeSpec(f32, (500,))]
+        with client.async_transfer(shapes, device=device) as transfer:
+            steps["made"] = used()
+            transfer.transfer(0, values[:300].copy(), last=False)
+            transfer.transfer(0, values[300:].copy(), offset=1200)
+            buffer = transfer.retrieve(0)
+            steps["retrieved"] = used()
+            steps["arrived"] = buffer.to_host() == values.tobytes()
+        steps["manager ended"] = used()
+        buffer.close()
+        steps["buffer ended"] = used()
+    after = statistics()
+    steps["managers"] = [
+        after[count] - before[count] for count in ("managers_made", "managers_ended")
+    ]
+    return steps
+
+
 def _bits(value: Any) -> Any:
     """Something that is equal if and only if every bit is."""
     array = np.asarray(value)
