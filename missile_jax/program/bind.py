@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from missile_jax.errors import ModelLoadError
-from missile_jax.program.checkpoint import read
+from missile_jax.program.checkpoint import check_fit, read
 from missile_jax.spec import Model, ModelFn, PyTree
 
 
@@ -23,6 +23,8 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
 
     Raises:
         ModelLoadError: `spec.model` is none of the accepted forms, or `params` do not go with it.
+        CheckpointError: a checkpoint cannot be read, or holds another tree, shape or dtype than
+            its Flax module has.
     """
     model, params = spec.model, spec.params
     if spec.checkpoint is not None:
@@ -33,6 +35,8 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
                 f"model {spec.name!r}: a linen module needs params= or checkpoint=, "
                 "the variables of module.init"
             )
+        if spec.checkpoint is not None:
+            _check_linen(spec, model, params)
         try:
             return _apply_linen(model), params
         except TypeError:
@@ -45,6 +49,8 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
             )
         graph, state = nnx.split(model)
         if spec.checkpoint is not None:
+            own, needed = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (..., nnx.Param))
+            check_fit(spec.name, Path(spec.checkpoint), params, own, needed)
             nnx.replace_by_pure_dict(state, params)
 
         def apply_nnx(values: PyTree, inputs: PyTree) -> PyTree:
@@ -61,6 +67,28 @@ def bind(spec: Model) -> tuple[ModelFn, PyTree]:
         f"model {spec.name!r}: got {type(model).__name__}; "
         "allowed: a linen module, an nnx module, or a function fn(params, inputs)"
     )
+
+
+def _check_linen(spec: Model, model: nn.Module, variables: PyTree) -> None:
+    """Compares what was read with what the module would make of the example, in `params` and the
+    collections that both have.
+
+    A module that cannot be initialised from its example alone is not looked at: what does not fit
+    then fails in Flax.
+    """
+
+    def init(inputs: PyTree) -> PyTree:
+        return _spread(lambda *a, **k: model.init(jax.random.key(0), *a, **k), inputs)
+
+    try:
+        own = dict(nn.meta.unbox(jax.eval_shape(init, spec.example)))
+    except Exception:  # noqa: BLE001 - it may want other random keys or arguments, and raise anything
+        return
+    read = variables if isinstance(variables, dict) else {}
+    both = {"params", *read} & own.keys()
+    found = {name: read[name] for name in both & read.keys()}
+    wanted = {name: own[name] for name in both}
+    check_fit(spec.name, Path(str(spec.checkpoint)), found, wanted)
 
 
 @lru_cache(maxsize=64)

@@ -33,6 +33,35 @@ def read(name: str, path: Path) -> PyTree:
         ) from error
 
 
+def check_fit(
+    name: str, path: Path, found: PyTree, wanted: PyTree, needed: PyTree | None = None
+) -> None:
+    """Compares what was read from `path` with the leaves that model `name` has.
+
+    wanted: leaves with shape and dtype. needed: those that may not lack; all by default.
+
+    Raises CheckpointError that names leaves that do not fit, three at most.
+    """
+    has, wants = entry.by_path(found), entry.by_path(wanted)
+    needs = wants if needed is None else entry.by_path(needed)
+    wrong = [f"{leaf} is missing" for leaf in needs.keys() - has.keys()]
+    wrong += [f"the model has no {leaf}" for leaf in has.keys() - wants.keys()]
+    for leaf in wants.keys() & has.keys():
+        got, want = _form(has[leaf]), _form(wants[leaf])
+        if got != want:
+            wrong.append(f"{leaf} is {got}, the model's is {want}")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"model {name!r}: the checkpoint at {path} does not go with it: "
+            f"{'; '.join(sorted(wrong)[:3])}{more}"
+        )
+
+
+def _form(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
 def _read_folder(path: Path) -> PyTree:
     folder = path.resolve()
     try:

@@ -79,7 +79,7 @@ class Manifest:
 def write(folder: Path, name: str, tree: PyTree) -> Manifest:
     """Writes `tree`, of arrays, to a folder that does not exist yet; returns when it is on disk."""
     tree = jax.tree.map(np.asarray, tree)
-    leaves = _by_path(tree)
+    leaves = by_path(tree)
     orbax_tree.save(folder, tree)
     manifest = Manifest(
         name,
@@ -106,7 +106,7 @@ def read(
     manifest = manifest or read_manifest(folder)
     try:
         target = orbax_tree.shapes(folder)
-        _check_tree(manifest, _by_path(target))
+        _check_tree(manifest, by_path(target))
         if only is not None:
             target = {key: target[key] for key in only}
         tree = orbax_tree.restore(folder, target)
@@ -184,11 +184,12 @@ def _check_tree(manifest: Manifest, leaves: dict[str, Any]) -> None:
 
 
 def _damaged(manifest: Manifest, tree: PyTree) -> list[str]:
-    leaves = _by_path(tree).items()
+    leaves = by_path(tree).items()
     return [path for path, leaf in leaves if _record(leaf) != manifest.leaves[path]]
 
 
-def _by_path(tree: PyTree) -> dict[str, Any]:
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of `tree` by their path in it. Raises ValueError if two have the same."""
     named = [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
