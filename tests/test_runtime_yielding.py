@@ -60,7 +60,9 @@ def under_latency_traffic(runtime):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("yields", [True, False])
-def test_best_effort_runs_whole_beside_latency_where_it_yields(yields):
+def test_best_effort_runs_whole_beside_latency_where_it_yields(yields, monkeypatch):
+    # On a busy machine a profile may find segments faster than the whole; such models stay cut.
+    monkeypatch.setattr("missile_jax.program.plan._CLEARLY_LESS", 0.0)
     seen = Launches()
     policy = Missile(yielding=yields)
     with Runtime(policy=policy, quantum_ms=0.02, observer=seen) as runtime:

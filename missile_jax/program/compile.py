@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.layout import Format, Layout
 from jax.extend import core as jex
 
 from missile_jax.program.lower import rule_for
@@ -77,6 +78,26 @@ def compile_flat(jaxpr: jex.ClosedJaxpr, device: JaxDevice) -> Executable:
             _cache[key] = executable
             _locks.pop(key, None)
         return executable
+
+
+def wanted_orders(jaxpr: jex.ClosedJaxpr, count: int, device: JaxDevice) -> list[tuple[int, ...]]:
+    """How the axes of the first `count` arguments should lie in memory for `device`.
+
+    From major to minor for each, as the compiler chooses where it is free to. XLA's CPU compiler
+    takes row-major whatever it is given, so it is not asked.
+    """
+    avals = jaxpr.in_avals
+    if device.platform == "cpu":
+        return [tuple(range(len(a.shape))) for a in avals[:count]]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    free = Format(Layout.AUTO, sharding)
+    formats = [free] * count + [sharding] * (len(avals) - count)
+    shapes = [
+        jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=None if k < count else sharding)
+        for k, a in enumerate(avals)
+    ]
+    chosen = jax.jit(jex.jaxpr_as_fun(jaxpr), in_shardings=formats).lower(*shapes).compile()
+    return [tuple(f.layout.major_to_minor) for f in chosen.input_formats[0][:count]]
 
 
 def persistent_cache(directory: Path) -> None:

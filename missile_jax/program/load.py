@@ -12,7 +12,8 @@ import numpy as np
 from missile_jax.errors import MissileError, ModelLoadError, one_line
 from missile_jax.program.bind import bind, parameter_leaves
 from missile_jax.program.build import Builder
-from missile_jax.program.pack import Packing
+from missile_jax.program.compile import wanted_orders
+from missile_jax.program.form import Form
 from missile_jax.program.plan import Plan, Segment
 from missile_jax.program.program import Leaf, Program
 from missile_jax.program.trace import trace
@@ -47,8 +48,8 @@ def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
 
     plans: dict[tuple[int, int], Plan] = {}
     hoisted = _Pool(builder.device)
-    packing: Packing | None = None
-    own_leaves: list[jax.Array] = []
+    form: Form | None = None
+    kept: list[jax.Array] = []
     shapes = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own])
     for rows in spec.buckets:
         for length in spec.lengths or (0,):
@@ -56,18 +57,19 @@ def _load(spec: Model, builder: Builder, segment_all: bool) -> Program:
                 _resize(leaf, x, rows, length) for leaf, x in zip(inputs, examples, strict=True)
             ]
             traced = trace(fn, shapes, jax.tree.unflatten(in_tree, sized))
-            if packing is None:
-                packing = Packing.of(traced, own)
-                own_leaves = [_own_copy(x, builder.device) for x in packing.pack(own)]
+            if form is None:
+                orders = wanted_orders(traced.jaxpr, len(own), builder.device)
+                form = Form.of(traced, own, orders)
+                kept = [_own_copy(x, builder.device) for x in form.arrays(own)]
             at = [hoisted.place(x) for x in traced.hoisted]
             plan = builder.build(
-                packing.packed(traced),
-                [*own_leaves, *(hoisted.arrays[k] for k in at)],
+                form.taken_by(traced),
+                [*kept, *(hoisted.arrays[k] for k in at)],
                 sized,
                 segmented=segment_all or spec.priority is Priority.BEST_EFFORT,
             )
-            plans[rows, length] = _moved(plan, len(own_leaves), at)
-    leaves = (*own_leaves, *hoisted.arrays)
+            plans[rows, length] = _moved(plan, len(kept), at)
+    leaves = (*kept, *hoisted.arrays)
     out_tree = next(iter(plans.values())).out_tree
     info = ModelInfo(
         name=spec.name,

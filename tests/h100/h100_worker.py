@@ -22,6 +22,7 @@ class Compiled:
     argument_bytes, output_bytes, temp_bytes: as the compiler says.
     params: which parameter leaves it takes.
     kernels: which of NVIDIA's libraries and Triton it calls.
+    transposes: how many it does at each launch.
     """
 
     arguments: tuple[int, ...]
@@ -30,6 +31,7 @@ class Compiled:
     temp_bytes: int
     params: tuple[int, ...]
     kernels: frozenset[str]
+    transposes: int
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,19 @@ class CompiledPlan:
     temp_bytes: int
 
 
-def compile_model(name: str, segments: int) -> CompiledPlan:
-    """The zoo's model with random weights, cut to about `segments` segments."""
+def compile_model(name: str, segments: int, as_wanted: bool = True) -> CompiledPlan:
+    """The zoo's model with random weights, cut to about `segments` segments.
+
+    as_wanted: keep parameters with their axes as the compiler wants them.
+    """
     import jax
 
     from missile_jax import models
     from missile_jax.program.bind import bind, parameter_leaves
     from missile_jax.program.build import Builder
+    from missile_jax.program.compile import wanted_orders
     from missile_jax.program.costs import EstimatedCosts
+    from missile_jax.program.form import Form
     from missile_jax.program.target import target_device
     from missile_jax.program.trace import trace
     from missile_jax.spec import Model
@@ -64,18 +71,25 @@ def compile_model(name: str, segments: int) -> CompiledPlan:
     total_ns = sum(costs.cost_ns(eqn) for eqn in traced.jaxpr.eqns)
     builder = Builder(device, costs, total_ns // segments, profile=False)
     inputs = [np.asarray(x) for x in jax.tree.leaves(net.example)]
-    plan = builder.build(traced, [*leaves, *traced.hoisted], inputs, segmented=True)
+    orders = [tuple(range(x.ndim)) for x in leaves]
+    if as_wanted:
+        orders = wanted_orders(traced.jaxpr, len(leaves), device)
+    form = Form.of(traced, leaves, orders)
+    kept = [*form.arrays(leaves), *traced.hoisted]
+    plan = builder.build(form.taken_by(traced), kept, inputs, segmented=True)
 
     def figures(segment):
         compiled = segment.executable.call
         memory = compiled.memory_analysis()
+        text = compiled.as_text()
         return Compiled(
             tuple(a.size * a.dtype.itemsize for a in compiled.in_avals[0]),
             memory.argument_size_in_bytes,
             memory.output_size_in_bytes,
             segment.executable.temp_bytes,
             segment.params,
-            frozenset(re.findall("__cudnn|__cublas|__triton", compiled.as_text())),
+            frozenset(re.findall("__cudnn|__cublas|__triton", text)),
+            len(re.findall(r"= \S+ transpose\(", text)),
         )
 
     return CompiledPlan(

@@ -55,3 +55,15 @@ def test_segments_share_the_parameters_among_them(plan, sizes):
     assert {p for s in plan.segments for p in s.params} == set(plan.whole.params)
     assert max(s.argument_bytes for s in plan.segments) < plan.whole.argument_bytes
     assert plan.segments[-1].output_bytes == plan.whole.output_bytes
+
+
+def test_no_launch_transposes_a_parameter(name, plan):
+    # A transformer transposes what it computes. Convolutions want the values between segments in
+    # another order than those lie in: one goes in, one comes out.
+    assert name == "minilm" or plan.whole.transposes == 0
+    assert max(segment.transposes for segment in plan.segments) <= 2
+
+
+def test_parameters_as_they_come_are_transposed_at_every_launch(on_h100):
+    plan = on_h100(compile_model, "squeezenet", SEGMENTS, False)
+    assert plan.whole.transposes == 26  # each of its convolutions
