@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-# Rows of a batch by kind and length. On two cores a short step alone takes a fifth of what an LS
-# request takes, a long one about twice as long as a request.
+# Rows of a batch by kind and length. On two cores a short step alone takes at most a fifth of what
+# an LS request takes, a long one about twice as long as a request.
 BATCHES = {"infer": {"short": 16, "long": 384}, "train": {"short": 6, "long": 96}}
 
 
