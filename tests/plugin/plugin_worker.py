@@ -446,6 +446,34 @@ def nested_callbacks() -> np.ndarray:
     return np.asarray(outer(np.ones(3, np.float32)))
 
 
+def host_callbacks() -> dict[str, Any]:
+    """What each of JAX's ways to run host code from a program gives, or its error's first line."""
+    import jax
+    from jax.experimental import io_callback
+
+    shape = jax.ShapeDtypeStruct((3,), np.float32)
+
+    def pure(x: Any) -> Any:
+        return jax.pure_callback(lambda a: np.asarray(a) * 2 + 1, shape, x)
+
+    def io(x: Any) -> Any:
+        return io_callback(lambda a: np.asarray(a) * 2 + 1, shape, x)
+
+    def debug(x: Any) -> Any:
+        jax.debug.print("{}", x)
+        return x * 2 + 1
+
+    ways = {f.__name__: partial(jax.jit(f), np.ones(3, np.float32)) for f in (pure, io, debug)}
+    results: dict[str, Any] = {}
+    for name, call in {**ways, "buffer": nested_callbacks}.items():
+        try:
+            results[name] = np.asarray(call()).tolist()
+            jax.effects_barrier()
+        except Exception as error:  # noqa: BLE001 - compared
+            results[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return results
+
+
 def settle(expected_bytes: int) -> int:
     """Bytes in use once nothing is in flight: events come on other threads."""
     for _ in _attempts():

@@ -46,6 +46,20 @@ def test_uploads_are_copies_once_they_are_ready(minor, process):
     assert process(minor, True)(worker.mutated_sources, 20) == 20
 
 
+def test_host_code_of_a_program_runs_where_it_does_on_the_bare_plugin_or_is_given_handlers(
+    minor, process
+):
+    bare, wrapped = (process(minor, w)(worker.host_callbacks) for w in (False, True))
+    no_handler = "JaxRuntimeError: NOT_FOUND: No FFI handler registered for xla_"
+    # jaxlib gives what these need to its own CPU client alone.
+    for name in ("pure", "io", "debug"):
+        assert wrapped[name] == bare[name]
+        assert wrapped[name].startswith(f"{no_handler}ffi_python_cpu_callback")
+    # The wrapper gives this one to a plugin that takes it: 0.81's FFI is older than jaxlib's.
+    assert bare["buffer"].startswith(f"{no_handler}buffer_python_cpu_callback")
+    assert wrapped["buffer"] == ([3, 3, 3] if minor == 115 else bare["buffer"])
+
+
 def test_custom_calls_of_jax_run_on_the_plugin(process):
     on_plugin = process(115, True)(worker.linear_algebra)
     x = worker._random(6, 6)
