@@ -18,6 +18,7 @@ from missile_jax.memory.backing import open_backing
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.eviction import EVICTION_ORDERS, Return, cost_of_return
 from missile_jax.memory.host import Host
+from missile_jax.memory.pages import huge_page_bytes
 from missile_jax.memory.residence import Residence
 from missile_jax.memory.residency import Cancel, FetchDone, Residency
 from missile_jax.memory.store import HostModel, Store
@@ -96,6 +97,12 @@ class Memory:
         self._host_is_device = device.platform == "cpu"
         self._bytes_per_s = backing.bytes_per_s
         self.arena, self.link = backing.arena, backing.link
+        # As it was made: to ask the kernel takes too long for `stats`.
+        self._huge_page_bytes = (
+            huge_page_bytes(self.arena.address, self.arena.size_bytes)
+            if self._host_is_device
+            else None
+        )
         self.store = Store(backing.group_bytes, backing.alignment, backing.host_zeros)
         self.host = Host(host_bytes, None if disk is None else Disk(disk), lock)
         self._tenants = dict(tenants)
@@ -199,8 +206,14 @@ class Memory:
         return flow.copy((block.address, block), 0, data, 0, data.nbytes, copied).cancel
 
     def stats(self) -> dict[str, Any]:
-        """Of the arena, the link by tenant, the host, and the disk."""
-        return self.residency.stats() | {"link": self.link.stats()} | self.host.stats()
+        """Of the arena, the link by tenant, the host, and the disk.
+
+        `huge_page_bytes` of the arena: how much the kernel gave in huge pages when it was made;
+        None where that is not known, and on a GPU.
+        """
+        stats = self.residency.stats()
+        stats["arena"] |= {"huge_page_bytes": self._huge_page_bytes}
+        return stats | {"link": self.link.stats()} | self.host.stats()
 
     def close(self) -> None:
         """Takes all models off the device and ends the disk and the link. May be called twice."""
