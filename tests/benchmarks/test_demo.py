@@ -115,3 +115,10 @@ def test_the_table_and_the_answers_are_shown(written: tuple[Path, str]) -> None:
     assert all(name in shown for name in ("LS alone", "BE alone", *demo.POLICIES))
     assert "coffee.png: espresso 0.99" in shown
     assert "61 s" in shown
+
+
+def test_a_slow_machine_is_sent_fewer_requests_with_as_much_around_those_that_count() -> None:
+    assert demo.requests(1000.0) == (demo.SENT, demo.COUNTED)
+    sent, counted = demo.requests(10.0)
+    assert sent == 60 == round(demo.TURN_S * 10)
+    assert (counted.start, counted.stop) == (7, 49)
