@@ -104,7 +104,7 @@ def _compare(
                 continue
             request = contender.request(model, x)
             turns[contender.label] = Job(port, request, chosen.seconds, 1, contender.protocol)
-        measured = _rounds(turns, chosen, generator, f"{model}: ", console)
+        measured = _rounds(turns, chosen, generator, missing, f"{model}: ", console)
     for (label, connections), answers in measured.items():
         row: dict[str, Any] = {"what": label, "model": model, "connections": connections}
         for key in ("p50_ms", "p99_ms", "rps"):
@@ -114,20 +114,34 @@ def _compare(
 
 
 def _rounds(
-    turns: dict[str, Job], chosen: Settings, generator: Generator, title: str, console: Console
+    turns: dict[str, Job],
+    chosen: Settings,
+    generator: Generator,
+    missing: dict[str, str],
+    title: str,
+    console: Console,
 ) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """Answers of the generator for each contender and concurrency, one for each round."""
+    """Answers of the generator for each contender and concurrency, one for each round.
+
+    A peer that answers nothing any more is left out and `missing`.
+    """
     measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for round_ in range(chosen.rounds + 1):
         console.print(f"[dim]{title}{f'round {round_}' if round_ else 'warm-up'}[/]")
         for connections in CONCURRENCY:
-            for label, job in turns.items():
-                answer = generator.run(
-                    Job(job.port, job.request, job.seconds, connections, job.protocol)
-                )
+            for label, job in list(turns.items()):
+                try:
+                    answer = generator.run(replace(job, connections=connections))
+                except RuntimeError as error:
+                    name = label.partition(" ")[0]
+                    if name not in chosen.peers:
+                        raise
+                    missing[name] = f"{label}, {connections} connections: {error}"
+                    del turns[label]
+                    continue
                 if round_:
                     measured.setdefault((label, connections), []).append(answer)
-    return measured
+    return {key: answers for key, answers in measured.items() if key[0] in turns}
 
 
 @contextmanager
@@ -219,7 +233,7 @@ def _latencies(report: Report, chosen: Settings, generator: Generator, console: 
         p99_samples_ms(pooled[f"{way} beside bulk"], chosen.seed + k)
         for k, way in enumerate(("door", "runtime"))
     )
-    low, high = np.percentile(door / runtime, (2.5, 97.5))
+    low, high = (float(x) for x in np.percentile(door / runtime, (2.5, 97.5)))
     report.summary |= {"ls_p99_door_vs_runtime_low": low, "ls_p99_door_vs_runtime_high": high}
 
 
