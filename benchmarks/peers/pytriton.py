@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import sysconfig
 
@@ -46,4 +47,6 @@ def _name_library() -> None:
 
 
 if __name__ == "__main__":
+    # Otherwise its folder under ~/.cache and its shared memory stay behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     main(int(sys.argv[1]), sys.argv[2])
