@@ -166,6 +166,7 @@ class Runtime:
                 arrived=self._arrived,
             )
             self._mux.memory = self._memory.residency
+            self._mux.table.launch_limit = self._memory.temporary_bytes
         elif any(
             x is not None for x in (host_memory, link_bytes_per_s, eviction, copy_observer)
         ) or any(tenant.shares_memory for tenant in (tenants or {}).values()):
@@ -227,22 +228,31 @@ class Runtime:
             builder = self._builders[Priority.of(spec.priority)]
             program = load(spec, builder, segment_all=self._memory is not None)
             self._costs.save()
+            launch_bytes = 0 if self._memory is None else self._check_launches(program)
             program, parameters = self._place(spec, program)
             queue: RequestQueue[Request] = RequestQueue(spec.queue_limit)
             serve = self._mux.replace if replace else self._mux.add
-            serve(Served(program, parameters, spec.weight, queue))
+            serve(Served(program, parameters, spec.weight, queue, launch_bytes))
             _leave_out_of_collections()
         return program.info
+
+    def _check_launches(self, program: Program) -> int:
+        """What a launch takes of device memory beside parameters, in bytes.
+
+        Raises ModelLoadError if that is more than there is.
+        """
+        most = max(plan.launch_bytes for plan in program.plans.values())
+        room = self._mux.table.launch_limit
+        if room is not None and most > room:
+            raise ModelLoadError(
+                f"model {program.info.name!r}: a launch takes {most} bytes of memory for "
+                f"temporaries and results, device_memory leaves {room} for that"
+            )
+        return most
 
     def _place(self, spec: Model, program: Program) -> tuple[Program, Parameters]:
         if self._memory is None:
             return program, Fixed(program.leaves)
-        temporary = max(plan.temp_bytes for plan in program.plans.values())
-        if temporary > self._memory.temporary_bytes:
-            raise ModelLoadError(
-                f"model {spec.name!r}: a launch takes {temporary} bytes of temporary memory, "
-                f"device_memory leaves {self._memory.temporary_bytes} for that"
-            )
         parameters = self._memory.place(program, pinned=spec.pinned)
         return dataclasses.replace(program, leaves=()), parameters
 

@@ -458,7 +458,7 @@ def test_a_launch_that_needs_too_much_temporary_memory_is_refused():
 
     with (
         Runtime(device_memory="3MiB") as runtime,
-        pytest.raises(ModelLoadError, match="bytes of temporary memory, device_memory leaves"),
+        pytest.raises(ModelLoadError, match="bytes of memory for temporaries and results, device_memory leaves"),
     ):
         runtime.load("sorts", model=sorts, params=weights(0)[0], example=X)
 

@@ -202,6 +202,8 @@ class Multiplexer:
                 more = False
                 for launch in self.policy.decide(self.table.view(now_ns, yields)):
                     served = self.table.launchable(launch.model)
+                    if not self.table.has_room(served):
+                        continue  # one before it has taken the memory: it is asked about again
                     piece = self._piece(served, launch, now_ns)
                     launched = True
                     self._put(served, piece, now_ns, outcomes)

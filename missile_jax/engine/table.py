@@ -39,6 +39,7 @@ class Served:
     weight: share of device time among best-effort models. slo_ns: None without an objective.
     paused: jobs between two segments. in_flight: pieces on the device.
     key: what policies know it by: the model's name, until it is retired.
+    launch_bytes: the most that XLA allocates for a launch; 0 where that is not counted.
     retired: it takes no more requests, and finishes those it has.
     moves: whether its parameters come to the device and go.
     """
@@ -47,6 +48,7 @@ class Served:
     parameters: Parameters
     weight: float
     queue: RequestQueue[Request]
+    launch_bytes: int = 0
     paused: deque[Job] = field(default_factory=deque)
     in_flight: int = 0
     stats: ModelStats = field(default_factory=ModelStats)
@@ -68,12 +70,13 @@ class Served:
     def idle(self) -> bool:
         return not (self.in_flight or self.paused or self.queue)
 
-    def view(self, vruntime_ns: float) -> ModelView:
+    def view(self, vruntime_ns: float, room: bool) -> ModelView:
+        """room: whether there is memory for a launch of it."""
         first = head = self.queue.head()
-        ready = self.parameters.can_start
+        ready = room and self.parameters.can_start
         if self.paused:
             job = self.paused[0]
-            first, ready = job.requests[0], self.parameters.ready(job.next_segment)
+            first, ready = job.requests[0], room and self.parameters.ready(job.next_segment)
         return ModelView(
             self.key,
             self.latency,
@@ -124,10 +127,13 @@ class Table:
     """All models, and the accounts that policies decide by. Not locked: the engine's lock is.
 
     tenant_limits: requests that may wait of a tenant's models together, for those that have one.
+    launch_limit: bytes that XLA may allocate for all launches in flight; None for no limit.
     """
 
     def __init__(self) -> None:
         self.tenant_limits: Mapping[str, int] = {}
+        self.launch_limit: int | None = None
+        self._launch_bytes = 0
         self._models: dict[str, Served] = {}
         self._retired: list[Served] = []
         self._retired_keys = itertools.count()
@@ -259,11 +265,20 @@ class Table:
         served = self._models.get(account.model)
         return served is not None and served.stats is self._accounts[account]
 
+    def has_room(self, served: Served) -> bool:
+        """Whether XLA has memory for a launch of `served` beside those in flight."""
+        if self.launch_limit is None or not self._launch_bytes:
+            return True  # by itself any model's fits, or it would not have been loaded
+        return self._launch_bytes + served.launch_bytes <= self.launch_limit
+
     def view(self, now_ns: int, yields: bool) -> View:
         vruntime_ns = self._fair.vruntime_ns
         return View(
             now_ns,
-            tuple(s.view(0.0 if s.latency else vruntime_ns(s.key)) for s in self._active.values()),
+            tuple(
+                s.view(0.0 if s.latency else vruntime_ns(s.key), self.has_room(s))
+                for s in self._active.values()
+            ),
             self._latency_in_flight,
             self._best_effort_in_flight,
             self._last_latency_ns,
@@ -283,6 +298,7 @@ class Table:
 
     def launched(self, served: Served) -> None:
         served.in_flight += 1
+        self._launch_bytes += served.launch_bytes
         if served.moves:
             served.tell_memory()
         if served.latency:
@@ -296,6 +312,7 @@ class Table:
         piece.job.compute_ns += duration_ns
         piece.job.ended_ns = now_ns
         served.in_flight -= 1
+        self._launch_bytes -= served.launch_bytes
         served.stats.launch_count += 1
         served.stats.device_ns += duration_ns
         self._classes.charge(served.latency, duration_ns)

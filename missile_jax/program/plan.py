@@ -90,6 +90,12 @@ class Plan:
         """The largest temporary memory of a launch."""
         return max(s.executable.temp_bytes for s in (self.whole, *self.segments))
 
+    @property
+    def launch_bytes(self) -> int:
+        """The most that a launch allocates: temporary memory and results."""
+        pieces = [s.executable for s in (self.whole, *self.segments)]
+        return max(piece.temp_bytes + piece.output_bytes for piece in pieces)
+
     def snapshot(self) -> dict[str, Any]:
         """What is to be known of it, as plain values."""
         return {

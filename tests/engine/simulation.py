@@ -46,9 +46,19 @@ class Simulation:
         self.records: list[LaunchRecord] = []
         self.mux = Multiplexer(self.device, self.policy, self.clock, self.records.append)
 
-    def serve(self, name, segments_ms, *, weight=1.0, limit=10_000, replace=False, **options):
+    def serve(
+        self,
+        name,
+        segments_ms,
+        *,
+        weight=1.0,
+        limit=10_000,
+        launch_bytes=0,
+        replace=False,
+        **options,
+    ):
         program = made_up(name, segments_ms, **options)
-        served = Served(program, Fixed(()), weight, RequestQueue(limit))
+        served = Served(program, Fixed(()), weight, RequestQueue(limit), launch_bytes)
         (self.mux.replace if replace else self.mux.add)(served)
         return served
 

@@ -142,6 +142,30 @@ def test_requests_that_were_queued_together_start_together(monkeypatch):
     assert sim.mux.table.view(0, yields=False).latency_in_flight == 2
 
 
+def test_launches_in_flight_have_memory_for_all_of_them():
+    sim = Simulation(Concurrent(max_in_flight=3), slowdown=0.0)
+    sim.mux.table.launch_limit = 100
+    for name, size in (("small", 30), ("large", 90), ("middle", 70)):
+        sim.serve(name, [10.0], launch_bytes=size)
+    sim.play([(0, "small"), (1, "large"), (2, "middle")])
+    # The middle one fits beside the small one; the large one waits until it can be alone.
+    starts = {r.model: r.started_ns // MS for r in sim.records}
+    assert starts == {"small": 0, "middle": 2, "large": 12}
+
+
+def test_of_two_launches_decided_at_once_the_second_waits_for_memory(monkeypatch):
+    sim = Simulation(slowdown=0.0)
+    sim.mux.table.launch_limit = 100
+    sim.serve("ls", [3.0], latency=True, launch_bytes=60)
+    monkeypatch.setattr(sim.mux, "submit", sim.mux.queue)
+    requests = [sim.submit("ls") for _ in range(3)]
+    assert sim.mux.step()
+    assert sim.mux.table.view(0, yields=False).latency_in_flight == 1
+    sim.finish()
+    assert sim.clock.now_ns() == 9 * MS
+    assert all(request.future.done() for request in requests)
+
+
 def test_fifo_is_in_order_of_arrival():
     sim = Simulation(Fifo())
     sim.serve("be", [5.0] * 10)
