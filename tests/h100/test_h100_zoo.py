@@ -8,12 +8,11 @@ from missile_jax import models
 
 pytestmark = pytest.mark.h100
 
-MODELS = ["squeezenet", "mobilenet", "efficientnet", "resnet50", "minilm"]
 SEGMENTS = 8
 H100_BYTES = 80_000_000_000
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=models.names())
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
