@@ -105,7 +105,7 @@ def at_work(latency: Tenant) -> Iterator[None]:
 
 
 PROGRAM = """
-import os, sys
+import os, select, sys
 import jax, jax.numpy as jnp
 assert jax.default_backend() == jax.devices("gpu")[0].platform == jax.devices("cuda")[0].platform
 assert os.sched_getscheduler(0) == os.SCHED_OTHER
@@ -115,8 +115,9 @@ for _ in range(20):
     x = step(x)
 print(float(x[0]), flush=True)
 sys.stdin.readline()
-print(float(step(x)[0]), flush=True)
-sys.stdin.readline()
+while not select.select([sys.stdin], [], [], 0)[0]:
+    x = step(x).block_until_ready()
+print(float(x[0]), flush=True)
 """
 
 
@@ -135,7 +136,9 @@ def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
             print("go on", file=program.stdin, flush=True)
             end = time.monotonic() + 60.0
             shown = {}
-            while not shown.get("wanting"):  # It waits for the launch that was announced.
+            # It waits for the launch that was announced; one of its own may slip in where the
+            # arbiter is slow.
+            while not shown.get("wanting"):
                 assert time.monotonic() < end
                 found = json.loads(top("--once", "--json"))["tenants"]
                 (shown,) = [tenant for tenant in found if tenant["name"] == "train.py"]
@@ -146,8 +149,8 @@ def test_a_program_shares_the_device_and_top_shows_it(tmp_path):
             assert ["server", "latency"] in [row[:2] for row in rows]
             (row,) = [row for row in rows if row[0] == "train.py"]
             assert row[1] in ("best-effort", "*")
-        assert float(program.stdout.readline()) > 1.0
         print("end", file=program.stdin, flush=True)
+        assert float(program.stdout.readline()) > 1.0
     assert program.returncode == 0
 
 
