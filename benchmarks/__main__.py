@@ -161,12 +161,18 @@ def density(
 def alloc(quick: Quick = False, json: Json = None, seed: Seed = 0) -> None:
     """The arena under a day of models that come and go."""
     from benchmarks import alloc as bench
+    from benchmarks.plots import plot_alloc
 
-    report = bench.run(quick, seed)
-    report.print("alloc", ["what", "n", "p50_us", "p99_us", "p999_us", "max_us"])
+    report = bench.run(*((2_000, 100) if quick else (40_000, 1_000)), seed)
+    report.print(
+        "alloc",
+        ["what", "n", "p50_us", "p99_us", "p999_us", "max_us", "minor_faults", "swap_ins"],
+        where="what",
+    )
     _print_summary(report.summary)
     if json is not None:
         report.write(json)
+        plot_alloc(json)
 
 
 @app.command()

@@ -4,20 +4,30 @@ Models of the zoo's sizes, in the groups in which they are swapped, come in a se
 into an arena for about a tenth of them; who was used least lately leaves. Times are those of the
 Python call. *Fragmentation* is the share of free memory in holes that no full group fits into:
 blocks are never larger than a group or a single parameter, so that is what is lost without moving.
+*External fragmentation* is the usual measure: 1 - largest hole / free memory.
+
+Then requests are sent to models through a `Runtime`, to some that are on the device and to some
+that are not. What a request costs besides its compute is counted: growth of our own slabs, and page
+faults of the process, most of which are memory that XLA takes for temporaries and outputs.
 """
 
 from __future__ import annotations
 
+import itertools
+import resource
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 import missile_jax.models as zoo
 from benchmarks.report import Report
+from missile_jax import Runtime
 from missile_jax._native import Arena, Block
+from missile_jax.memory.memory import ARENA_SHARE
 from missile_jax.memory.store import grouped
 
 ARENA_BYTES = 1 << 30
@@ -26,15 +36,26 @@ ALIGNMENT = 64
 GROUP_BYTES = 2 << 20
 # A model has to fit where this many times its size is free.
 ROOM = 1.1
+# Of this model so many, the first of them pinned, on a device that holds so many.
+MODEL, MODELS, HELD = "squeezenet", 6, 4
+# Of requests to models that are there, and to those that are not, by turns.
+TURNS = 10
 
 
-def run(quick: bool, seed: int) -> Report:
+def run(uses: int, requests: int, seed: int) -> Report:
+    """uses: of models that come to the arena. requests: of each kind through a `Runtime`."""
     report = Report("alloc", seed)
+    _churn(report, uses, seed)
+    _requests(report, requests)
+    return report
+
+
+def _churn(report: Report, uses: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     models = _models(rng, copies=12)
     arena = Arena(ARENA_BYTES, alignment=ALIGNMENT)
     churn = _Churn(arena)
-    for _ in range(2_000 if quick else 40_000):
+    for _ in range(uses):
         name = str(rng.choice(list(models)))
         churn.use(name, models[name].groups)
     times = {"allocate": churn.allocate_ns, "release": churn.release_ns, "make room": churn.room_ns}
@@ -49,14 +70,86 @@ def run(quick: bool, seed: int) -> Report:
         "release_p99_us": report.rows[1]["p99_us"],
         "fragmentation": float(np.median(churn.too_small)),
         "fragmentation_p99": float(np.percentile(churn.too_small, 99)),
-        "largest_hole_lacks": float(np.median(churn.largest_lacks)),
+        "external_fragmentation": float(np.median(churn.largest_lacks)),
+        "external_fragmentation_p99": float(np.percentile(churn.largest_lacks, 99)),
         "internal_waste": 1 - requested / sum(sum(model.groups) for model in models.values()),
         "models_placed": churn.placed,
         "fits_refused": churn.refused,
         "moved_bytes_per_placed_byte": stats["moved_bytes"] / churn.placed_bytes,
         "native_allocations": stats["native_allocations"],
     }
-    return report
+    measures = {"fragmentation": churn.too_small, "external": churn.largest_lacks}
+    for measure, shares in measures.items():
+        found = np.percentile(shares, range(101))
+        report.rows.append({"measure": measure, "percentiles": found.tolist()})
+
+
+def _requests(report: Report, requests: int) -> None:
+    """Faults and native allocations of requests to resident models, and to swapped ones."""
+    model = zoo.load(MODEL, random_weights=True)
+    size = sum(x.nbytes for x in jax.tree.leaves(model.variables))
+    x = np.asarray(model.example)
+    first, *others = (f"m{k}" for k in range(MODELS))
+    with Runtime(device_memory=round(HELD * size / ARENA_SHARE), eviction="lru") as runtime:
+        for k, name in enumerate((first, *others)):
+            own = jax.tree.map(lambda leaf, k=k: np.asarray(leaf) * (1 + k / 100), model.variables)
+            runtime.load(name, model=model.module, params=own, example=x, priority="latency",
+                         pinned=name == first)  # fmt: skip
+        # The others in a circle: whoever is asked has left just before.
+        kinds = {
+            "resident": _Requests(runtime, [first], x),
+            "swapped": _Requests(runtime, others, x),
+        }
+        for turn in range(1 + TURNS):
+            for kind in kinds.values():
+                kind.run(requests // TURNS, counted=turn > 0)
+    for what, kind in kinds.items():
+        report.rows.append(kind.row(what))
+        report.summary[f"minor_faults_per_request.{what}"] = report.rows[-1]["minor_faults"]
+    report.summary["request_native_allocations"] = sum(
+        kind.counts["native_allocations"] for kind in kinds.values()
+    )
+
+
+class _Requests:
+    """Requests to `names` in turn, and what was counted meanwhile."""
+
+    def __init__(self, runtime: Runtime, names: list[str], x: np.ndarray) -> None:
+        self._runtime, self._names, self._x = runtime, itertools.cycle(names), x
+        self._taken_us: list[float] = []
+        self.counts: Counter[str] = Counter()
+
+    def run(self, requests: int, *, counted: bool) -> None:
+        before, taken_us = _counters(self._runtime), []
+        for name in itertools.islice(self._names, requests):
+            start = time.perf_counter()
+            self._runtime.infer(name, self._x)
+            taken_us.append((time.perf_counter() - start) * 1e6)
+        after = _counters(self._runtime)
+        if counted:
+            self._taken_us += taken_us
+            self.counts.update({name: after[name] - before[name] for name in after})
+
+    def row(self, what: str) -> dict[str, Any]:
+        """minor_faults, swap_ins: of each request."""
+        p50, p99, p999 = np.percentile(self._taken_us, (50, 99, 99.9))
+        n = len(self._taken_us)
+        return {"what": f"request, {what}", "n": n, "p50_us": p50, "p99_us": p99,
+                "p999_us": p999, "max_us": max(self._taken_us),
+                "minor_faults": self.counts["minor_faults"] / n,
+                "swap_ins": self.counts["swap_ins"] / n,
+                "native_allocations": self.counts["native_allocations"]}  # fmt: skip
+
+
+def _counters(runtime: Runtime) -> dict[str, int]:
+    """Minor faults of the process, native allocations of ours, swap-ins."""
+    stats = runtime.stats()
+    swap_ins = sum(model["residency"]["swap_ins"] for model in stats["models"].values())
+    return {
+        "minor_faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt,
+        "native_allocations": round(stats["memory"]["arena"]["native_allocations"]),
+        "swap_ins": swap_ins,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,33 @@ def plot_link(path: Path) -> Path:
     return _save(figure, path.with_suffix(".png"))
 
 
+def plot_alloc(path: Path) -> Path:
+    """Times of the arena's calls, and how fragmented it is. Returns the picture's path beside the
+    JSON."""
+    rows = json.loads(path.read_text())["rows"]
+    calls = [row for row in rows if "p99_us" in row and "minor_faults" not in row]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    at = np.arange(len(calls))
+    colors = {"p50": "#b8d4e8", "p99": "#1b6ca8", "p999": "#0b3c5d"}
+    for k, (name, color) in enumerate(colors.items()):
+        values = [row[f"{name}_us"] for row in calls]
+        left.bar(at + (k - 1) * 0.27, values, width=0.25, color=color, label=name)
+    left.axhline(10, color="black", linewidth=0.8, linestyle=":")
+    left.set(yscale="log", ylabel="us", xticks=at, xticklabels=[row["what"] for row in calls])
+    left.legend(frameon=False, fontsize=8)
+    names = {
+        "fragmentation": ("in holes no full group fits into", "#1b6ca8"),
+        "external": ("outside of the largest hole", "#d95f02"),
+    }
+    for row in (row for row in rows if "measure" in row):
+        name, color = names[row["measure"]]
+        right.plot(row["percentiles"], np.linspace(0, 1, 101), color=color, label=name)
+    right.axvline(0.1, color="black", linewidth=0.8, linestyle=":")
+    right.set(xlabel="share of free memory", ylabel="share of placements with less")
+    right.legend(frameon=False, fontsize=8)
+    return _save(figure, path.with_suffix(".png"))
+
+
 def plot_latencies(picture: Path, latencies_s: dict[str, Any]) -> None:
     """Share of requests that took longer than a time, both axes logarithmic."""
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
