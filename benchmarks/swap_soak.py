@@ -8,6 +8,7 @@ showed the arena would have changed by then.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -29,6 +30,7 @@ INPUTS = np.random.default_rng(0).normal(size=(8, 1, WIDTH)).astype(np.float32)
 
 
 def run(operations: int, seed: int) -> Report:
+    """operations: at least so many, as many for each client."""
     report = Report("swap-soak", seed)
     # The arena is three quarters of it. Best-effort jobs always run in segments.
     with Runtime(
@@ -96,7 +98,7 @@ def _race(
 
     def client(k: int) -> None:
         rng = np.random.default_rng([seed, k])
-        for _ in range(operations // CLIENTS):
+        for _ in range(math.ceil(operations / CLIENTS)):
             name = str(rng.choice(list(wanted)))
             try:
                 if rng.random() < 0.1:
