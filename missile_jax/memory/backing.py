@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 
 from missile_jax._native import Arena, CudaDevice, Link
 from missile_jax.errors import ConfigError
+from missile_jax.memory.card import card_bytes
 from missile_jax.memory.link import best_copy, make_link
 from missile_jax.memory.store import pageable_zeros
 from missile_jax.spec import JaxDevice
@@ -79,18 +81,36 @@ def _on_cuda(
     alignment = _ALIGNMENT["gpu"]
     try:
         cuda = CudaDevice(device.local_hardware_id)
+        _check_budget(device, size_bytes, card_bytes(device.local_hardware_id))
         arena = Arena.on_cuda(cuda, size_bytes, alignment=alignment)
     except MemoryError as error:
         raise ConfigError(
             f"device_memory= is too much: {error}; XLA takes three quarters of a "
             "GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION is set before JAX is first used"
         ) from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"device_memory= cannot manage {device}: {error}") from None
     link = Link(cuda=cuda, threads=_CUDA_THREADS, emulate_bytes_per_s=link_bytes_per_s or 0.0)
     zeros = partial(_pinned_zeros, cuda)
     rate = link_bytes_per_s or _measured_rate(arena, link, zeros)
     return Backing(arena, link, rate, _CUDA_GROUP_BYTES, alignment, zeros)
+
+
+def _check_budget(device: JaxDevice, arena_bytes: int, all_bytes: int) -> None:
+    """Raises ConfigError if the arena and what XLA may take for itself are more than the card has.
+
+    XLA may take it later, by and by: without this, a launch would fail then.
+    """
+    pool_bytes = (device.memory_stats() or {}).get("bytes_limit", 0)
+    if arena_bytes + pool_bytes <= all_bytes:
+        return
+    left = math.floor(100 * (all_bytes - arena_bytes) / all_bytes) / 100
+    remedy = f"set XLA_PYTHON_CLIENT_MEM_FRACTION={left:.2f} before JAX is first used, or "
+    raise ConfigError(
+        f"device_memory= is too much: its arena of {arena_bytes} bytes and XLA's own pool of "
+        f"{pool_bytes} are more than the {all_bytes} of {device}; "
+        f"{remedy if left > 0 else ''}give a smaller device_memory="
+    )
 
 
 def _pinned_zeros(cuda: CudaDevice, size_bytes: int) -> np.ndarray:

@@ -346,6 +346,14 @@ Result cuDeviceGet(int* device, int ordinal) {
   return kSuccess;
 }
 
+// As much as may be allocated.
+Result cuDeviceTotalMem_v2(std::size_t* size_bytes, int /*device*/) {
+  const std::lock_guard<std::mutex> lock(driver().mutex);
+  if (const Result result = Enter("cuDeviceTotalMem_v2", Needs::kStart)) return result;
+  *size_bytes = driver().limit_bytes;
+  return kSuccess;
+}
+
 Result cuDevicePrimaryCtxRetain(Context** context, int device) {
   const std::lock_guard<std::mutex> lock(driver().mutex);
   if (const Result result = Enter("cuDevicePrimaryCtxRetain", Needs::kStart)) return result;

@@ -14,7 +14,8 @@ from missile_jax.memory.backing import open_backing
 from missile_jax.memory.store import Store
 
 MIB = 1 << 20
-GPU = SimpleNamespace(platform="gpu", local_hardware_id=0)
+OUT_OF_MEMORY = 2
+GPU = SimpleNamespace(platform="gpu", local_hardware_id=0, memory_stats=dict)
 
 
 @pytest.fixture(params=["cpu", "gpu"])
@@ -89,6 +90,36 @@ def test_devices_that_cannot_be_managed(tmp_path, monkeypatch, driver):
     with pytest.raises(ConfigError, match="device_memory= cannot manage"):
         open_backing(GPU, MIB, tmp_path, None)
     monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
-    driver.limit(2 * MIB)
+    driver.fail("cuMemAlloc_v2", 1, OUT_OF_MEMORY)
     with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION"):
         open_backing(GPU, 8 * MIB, tmp_path, None)
+    driver.fail("cuDeviceTotalMem_v2", 1)
+    with pytest.raises(ConfigError, match="driver answered cuDeviceTotalMem_v2 with error 700"):
+        open_backing(GPU, 8 * MIB, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("arena", "pool", "message"),
+    [
+        (6, 12, f"arena of {6 * MIB} bytes and XLA's own pool of {12 * MIB} are more than the "
+                f"{16 * MIB} of .*; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.62 before"),
+        (17, 12, f"more than the {16 * MIB} of .*; give a smaller device_memory=$"),
+    ],
+)  # fmt: skip
+def test_the_arena_and_xlas_pool_are_one_budget(
+    tmp_path, monkeypatch, driver, arena, pool, message
+):
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
+    driver.limit(16 * MIB)
+    gpu = SimpleNamespace(**vars(GPU) | {"memory_stats": lambda: {"bytes_limit": pool * MIB}})
+    with pytest.raises(ConfigError, match=message):
+        open_backing(gpu, arena * MIB, tmp_path, None)
+    open_backing(gpu, 4 * MIB, tmp_path, None).link.close()
+
+
+@pytest.mark.parametrize("stats", [None, {}])
+def test_a_device_without_a_pool_leaves_the_arena_all(tmp_path, monkeypatch, driver, stats):
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
+    driver.limit(16 * MIB)
+    gpu = SimpleNamespace(**vars(GPU) | {"memory_stats": lambda: stats})
+    open_backing(gpu, 12 * MIB, tmp_path, None).link.close()
