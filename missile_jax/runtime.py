@@ -138,10 +138,10 @@ class Runtime:
         self._mux = Multiplexer(InlineDevice(), make_policy(policy), WallClock(), observer)
         aside = yielding(self._device) if self._mux.policy.yields else None
         self._mux.yields = aside is not None
-        quantum_ns = round(quantum_ms * 1e6)
+        builder = Builder(self._device, self._costs, round(quantum_ms * 1e6))
         self._builders = {
-            Priority.LATENCY: Builder(self._device, self._costs, quantum_ns),
-            Priority.BEST_EFFORT: Builder(aside or self._device, self._costs, quantum_ns),
+            Priority.LATENCY: builder,
+            Priority.BEST_EFFORT: dataclasses.replace(builder, device=aside or self._device),
         }
         shared = arbiter if arbiter is not None else os.environ.get("MISSILE_ARBITER")
         if shared:
@@ -167,6 +167,10 @@ class Runtime:
             )
             self._mux.memory = self._memory.residency
             self._mux.table.launch_limit = self._memory.temporary_bytes
+            # A latency-sensitive request that has to bring its model begins while the rest arrives.
+            self._builders[Priority.LATENCY] = dataclasses.replace(
+                builder, copy_bytes_per_s=self._memory.link_bytes_per_s
+            )
         elif any(
             x is not None for x in (host_memory, link_bytes_per_s, eviction, copy_observer)
         ) or any(tenant.shares_memory for tenant in (tenants or {}).values()):

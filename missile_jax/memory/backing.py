@@ -23,6 +23,7 @@ from missile_jax.spec import JaxDevice
 _ALIGNMENT = {"cpu": 64, "gpu": 256}
 # Where PCIe's transfer curve has its elbow (Torpor, arXiv:2306.03622, section on grouping).
 _CUDA_GROUP_BYTES = 2 << 20
+_LEAST_GROUP_BYTES = 256 << 10
 # Copies in flight: one is submitted while the other is on the bus.
 _CUDA_THREADS = 2
 _PROBE_BYTES, _PROBES = 32 << 20, 5
@@ -72,7 +73,9 @@ def _on_cpu(
     link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
     best = best_copy(cache_dir)
     rate = link_bytes_per_s or best.bytes_per_s
-    return Backing(arena, link, rate, best.elbow_bytes, alignment, pageable_zeros)
+    # What a copy costs beside its bytes is less on a slow bus: its elbow comes earlier.
+    elbow_bytes = max(_LEAST_GROUP_BYTES, round(best.elbow_bytes * min(1, rate / best.bytes_per_s)))
+    return Backing(arena, link, rate, elbow_bytes, alignment, pageable_zeros)
 
 
 def _on_cuda(

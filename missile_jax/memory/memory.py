@@ -95,7 +95,7 @@ class Memory:
             () if observer is None else (observer,)
         )
         self._host_is_device = device.platform == "cpu"
-        self._bytes_per_s = backing.bytes_per_s
+        self.link_bytes_per_s = backing.bytes_per_s
         self.arena, self.link = backing.arena, backing.link
         # As it was made: to ask the kernel takes too long for `stats`.
         self._huge_page_bytes = (
@@ -158,7 +158,7 @@ class Memory:
 
     def _cost_of_return(self, host: HostModel, plan: Plan) -> Return:
         return cost_of_return(
-            [round(group.size_bytes / self._bytes_per_s * 1e9) for group in host.groups],
+            [round(group.size_bytes / self.link_bytes_per_s * 1e9) for group in host.groups],
             [max((host.group_of[i] for i in s.params), default=-1) for s in plan.segments],
             [segment.duration_ns for segment in plan.segments],
         )

@@ -30,6 +30,8 @@ _APART = (0.6, 1.15)
 _ROUNDS = 4
 _TIMED_RUNS = 3
 _SPLIT_PASSES = 3
+# What a further segment costs, against what it hides of a copy: from here on a copy is worth two.
+_SEGMENT_NS = 250_000
 
 
 _plans: weakref.WeakValueDictionary[str, Plan] = weakref.WeakValueDictionary()
@@ -43,12 +45,14 @@ class Builder:
     costs: what equations cost there.
     quantum_ns: the length that segments should not exceed.
     profile: run and time the plan, and check it against the whole; needs a device that is here.
+    copy_bytes_per_s: of the link by which parameters come while segments run; inf if they stay.
     """
 
     device: JaxDevice
     costs: Costs
     quantum_ns: int
     profile: bool = True
+    copy_bytes_per_s: float = math.inf
 
     def build(
         self,
@@ -66,7 +70,7 @@ class Builder:
         Raises whatever compilation or the model itself raises.
         """
         signature = Signature().add(traced.jaxpr, traced.num_params, str(traced.out_tree))
-        signature.add(self.device, self.quantum_ns)
+        signature.add(self.device, self.quantum_ns, self.copy_bytes_per_s)
         key = signature.add(self.profile, segmented).digest()
         plan = _plans.get(key)
         if plan is None:
@@ -93,7 +97,8 @@ class Builder:
         if self.profile:
             duration = _time_run(program.plan(whole, (whole,), ""), leaves, inputs)[0]
             whole = replace(whole, duration_ns=duration)
-        if not not_cut and self.profile and whole.duration_ns <= self.quantum_ns:
+        short = self.profile and whole.duration_ns <= self.quantum_ns
+        if not not_cut and short and self._hiding(whole.duration_ns, leaves) < 2:
             not_cut = "it is shorter than a quantum"
         if not_cut:
             return program.plan(whole, (whole,), not_cut)
@@ -108,7 +113,8 @@ class Builder:
         all_places = places(cut.eqns, cut.in_vars, cut.out_vars)
         plan = program.plan(whole, (whole,), "")
         for _ in range(_ROUNDS):
-            cuts = choose(all_places, costs, self.quantum_ns)
+            length_ns = self._length_ns(whole, sum(costs), leaves)
+            cuts = choose(all_places, costs, length_ns)
             plan = cut.plan(whole, self._compile(cut, all_places, cuts), "")
             if not self.profile:
                 return plan
@@ -120,9 +126,29 @@ class Builder:
                 ),
             )
             _correct(costs, [0, *cuts, len(costs)], durations)
-            if choose(all_places, costs, self.quantum_ns) == cuts:
+            if choose(all_places, costs, self._length_ns(whole, sum(costs), leaves)) == cuts:
                 break
         return plan
+
+    def _length_ns(self, whole: Segment, costs_ns: int, leaves: Sequence[Any]) -> int:
+        """How long segments should be by the costs: the quantum, or less where that hides a copy."""
+        if not self.profile:
+            return self.quantum_ns
+        hiding = self._hiding(whole.duration_ns, leaves)
+        if hiding < 2:
+            return self.quantum_ns
+        # Costs of equations may add up to more than all of them take.
+        quanta = whole.duration_ns / self.quantum_ns
+        return math.ceil(costs_ns / max(hiding, quanta))
+
+    def _hiding(self, compute_ns: int, leaves: Sequence[Any]) -> float:
+        """How many segments it takes to hide the copy of the parameters behind compute.
+
+        In n segments all but an n-th of the shorter of the two is hidden, and each costs a launch:
+        so n grows with the root of what there is to hide.
+        """
+        copy_ns = sum(leaf.nbytes for leaf in leaves) / self.copy_bytes_per_s * 1e9
+        return math.sqrt(min(copy_ns, compute_ns) / _SEGMENT_NS)
 
     def _split(self, program: _Program) -> _Program:
         """Equations over the quantum are sliced, those of opened loops in a further pass."""

@@ -123,3 +123,14 @@ def test_a_device_without_a_pool_leaves_the_arena_all(tmp_path, monkeypatch, dri
     driver.limit(16 * MIB)
     gpu = SimpleNamespace(**vars(GPU) | {"memory_stats": lambda: stats})
     open_backing(gpu, 12 * MIB, tmp_path, None).link.close()
+
+
+def test_groups_are_smaller_on_a_slower_bus(tmp_path):
+    device = jax.devices("cpu")[0]
+    bare = open_backing(device, 4 * MIB, tmp_path, None)
+    half = open_backing(device, 4 * MIB, tmp_path, bare.bytes_per_s / 2)
+    crawl = open_backing(device, 4 * MIB, tmp_path, 1e6)
+    for backing in (bare, half, crawl):
+        backing.link.close()
+    assert half.group_bytes == pytest.approx(max(bare.group_bytes / 2, 256 << 10), abs=1)
+    assert crawl.group_bytes == 256 << 10

@@ -141,6 +141,37 @@ def test_ordered_effects_are_left_whole(builder, capfd):
     assert capfd.readouterr().out == "one\ntwo\n"
 
 
+def test_a_short_model_is_cut_where_that_hides_a_copy(device, monkeypatch):
+    params = [rand(256, 256, seed=k) / 16 for k in range(12)]
+
+    def fn(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return x
+
+    def segments(copy_bytes_per_s):
+        builder = Builder(device, EstimatedCosts(), 10**12, copy_bytes_per_s=copy_bytes_per_s)
+        plan, leaves, inputs = planned(builder, fn, params, rand(1, 256))
+        assert difference(plan, leaves, inputs) <= TOLERANCE
+        return len(plan.segments), plan.not_cut
+
+    monkeypatch.setattr(build, "_SEGMENT_NS", 1_000)  # it takes some tens of them
+    assert segments(float("inf")) == (1, "it is shorter than a quantum")
+    assert segments(1e15) == (1, "it is shorter than a quantum")
+    count, why = segments(1e6)
+    assert count > 2
+    assert not why
+
+
+def test_what_hides_a_copy_grows_with_the_root_of_the_shorter(device):
+    builder = Builder(device, EstimatedCosts(), 10**12, copy_bytes_per_s=1e9)
+    megabyte = [np.zeros(10**6, np.uint8)]  # 1 ms
+    hiding = [
+        builder._hiding(ms * 10**6, megabyte * count) for ms, count in ((9, 4), (4, 9), (9, 9))
+    ]
+    assert hiding == pytest.approx([4.0, 4.0, 6.0])
+
+
 def test_while_and_cond_are_pieces_like_any_other(builder):
     def fn(_, x):
         x = lax.while_loop(lambda c: c.sum() < 100, lambda c: c * 2 + 1, jnp.abs(x))

@@ -34,6 +34,8 @@ Engine::Engine(const LinkOptions& options)
 }
 
 void Engine::Work(Mover& mover) {
+  // A worker that plays a slow bus is not to take a core from what computes meanwhile.
+  if (options_.emulate_bytes_per_s > 0.0) SleepExactly();
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     const int next = queue_.Next();
@@ -42,7 +44,6 @@ void Engine::Work(Mover& mover) {
       ++idle_workers_;
       work_.wait(lock);
       --idle_workers_;
-      if (in_flight_ == 0) bus_free_ns_ = std::max(bus_free_ns_, NowNs());
       continue;
     }
     // A shared pointer of our own: the queue may let go of the copy while it is in flight.
@@ -183,6 +184,7 @@ void Engine::Tell() {
 }
 
 void Engine::Delay() {
+  SleepExactly();
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     delay_.wait(lock, [this] { return !delayed_.empty() || (stopped_ && unfinished_ == 0); });
@@ -255,6 +257,8 @@ void Engine::Submit(const std::shared_ptr<Copy>& copy) {
     End(copy);
     return;
   }
+  // A bus that had nothing to do begins now, whenever a worker gets to it.
+  if (queue_.empty() && in_flight_ == 0) bus_free_ns_ = std::max(bus_free_ns_, now_ns);
   flow.waiting_.push_back(copy);
   copy->place_ = std::prev(flow.waiting_.end());
   queue_.Wake(flow.id_);
