@@ -2,18 +2,21 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import soak
-from benchmarks.growth import growth
+from benchmarks.growth import allocated_mb, growth
 
 CLEAN: dict[str, Any] = {
     "lost": 0,
     "hung": 0,
     "staging_blocks_left": 0,
     "growth_judged": True,
-    "rss_growth_mb_per_minute": soak.GROWTH_MB_PER_MINUTE,
-    "rss_growth_limit_mb_per_minute": soak.GROWTH_MB_PER_MINUTE,
+    "allocated_growth_mb_per_minute": soak.ALLOCATED_MB_PER_MINUTE,
+    "allocated_growth_limit_mb_per_minute": soak.ALLOCATED_MB_PER_MINUTE,
+    "rss_growth_mb_per_minute": soak.RSS_MB_PER_MINUTE,
+    "rss_growth_limit_mb_per_minute": soak.RSS_MB_PER_MINUTE,
 }
 
 
@@ -32,17 +35,32 @@ def test_anything_lost_hung_or_left_is_a_fault(what: str) -> None:
     assert soak.faults(CLEAN | {what: 3}) == [f"{what}: 3"]
 
 
-def test_memory_that_grows_is_a_fault_of_a_run_that_is_long_enough() -> None:
-    leaking = CLEAN | {"rss_growth_mb_per_minute": 12.5}
-    assert soak.faults(leaking) == ["memory grew by 12.5 MB a minute, allowed are 8"]
+@pytest.mark.parametrize(("what", "limit"), [("allocated", 4), ("rss", 20)])
+def test_memory_that_grows_is_a_fault_of_a_run_that_is_long_enough(what: str, limit: int) -> None:
+    leaking = CLEAN | {f"{what}_growth_mb_per_minute": limit + 0.5}
+    assert soak.faults(leaking) == [
+        f"{what} grew by {limit + 0.5} MB a minute, allowed are {limit}"
+    ]
     assert not soak.faults(leaking | {"growth_judged": False})
 
 
 def test_growth_is_that_of_the_second_half() -> None:
-    # 60 MB a minute while caches fill, then 6.
-    first = [(t, 100.0 + t) for t in range(50)]
-    second = [(t, 150.0 + (t - 50) / 10) for t in range(50, 100)]
+    # Resident: 60 MB a minute while caches fill, then 6. Allocated: 3, and 5 MB more but for a few.
+    first = [(t, 100.0 + t, 50.0 + t) for t in range(50)]
+    second = [
+        (t, 150.0 + (t - 50) / 10, 90.0 + t / 20 + (5.0 if t % 5 else 0.0)) for t in range(50, 100)
+    ]
     found = growth([*first, *second], 100.0)
     assert found["rss_growth_mb_per_minute"] == pytest.approx(6.0)
     assert found["rss_warm_mb"] == pytest.approx(150.2)
     assert found["rss_end_mb"] == pytest.approx(154.7)
+    assert found["allocated_growth_mb_per_minute"] == pytest.approx(3.0)
+
+
+def test_allocated_memory_is_what_nobody_has_freed() -> None:
+    before = allocated_mb()
+    block = np.ones(32 * 2**20, np.uint8)
+    with_it = allocated_mb()
+    assert with_it - before == pytest.approx(32, abs=8)
+    del block
+    assert with_it - allocated_mb() == pytest.approx(32, abs=8)
