@@ -312,10 +312,10 @@ def test_unloading_makes_room(runtime):
 
 
 def test_unloading_gives_up_copies_that_wait_for_the_bus():
+    seen = []
     # To bring a model takes two seconds.
-    with contextlib.closing(
-        Runtime(device_memory=THREE_MODELS, link_bytes_per_s=MODEL_BYTES / 2)
-    ) as runtime:
+    slow = {"link_bytes_per_s": MODEL_BYTES / 2, "copy_observer": seen.append}
+    with contextlib.closing(Runtime(device_memory=THREE_MODELS, **slow)) as runtime:
         runtime.load(model(0))
         future = runtime.submit("m0", X)
         runtime.step()
@@ -332,6 +332,7 @@ def test_unloading_gives_up_copies_that_wait_for_the_bus():
         (flow,) = stats["link"].values()
         assert flow["cancelled"] > 0
         assert flow["bytes"] < MODEL_BYTES
+        assert len(seen) == flow["copies"]
         assert (stats["arena"]["used_bytes"], stats["arena"]["live_blocks"]) == (0, 0)
 
 
@@ -458,7 +459,10 @@ def test_a_launch_that_needs_too_much_temporary_memory_is_refused():
 
     with (
         Runtime(device_memory="3MiB") as runtime,
-        pytest.raises(ModelLoadError, match="bytes of memory for temporaries and results, device_memory leaves"),
+        pytest.raises(
+            ModelLoadError,
+            match="bytes of memory for temporaries and results, device_memory leaves",
+        ),
     ):
         runtime.load("sorts", model=sorts, params=weights(0)[0], example=X)
 
