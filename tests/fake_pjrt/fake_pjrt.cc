@@ -1,7 +1,7 @@
 // A PJRT plugin without a device, for the sanitizers: its programs copy their first argument, on a
-// thread of its own, some time after they were launched. As on a GPU, a view's end is told when its
-// handle is ended, also while launches that read it are still to run; a view that is donated ends
-// the process. One device, "cpu", one memory.
+// thread of its own, some time after they were launched, and so do all copies of buffers. As on a
+// GPU, a view's end is told when its handle is ended, also while launches and copies that read it
+// are still to run; a view that is donated ends the process. One device, "cpu", one memory.
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -28,6 +28,7 @@ struct Error {
 struct Event {
   std::mutex mutex;
   bool ready = false;
+  std::string error;  // Empty for none.
   std::vector<std::pair<void (*)(Error*, void*), void*>> callbacks;
 };
 
@@ -44,6 +45,7 @@ struct Buffer {
   void (*on_delete)(void*, void*) = nullptr;
   void* on_delete_user = nullptr;
   std::shared_ptr<Fulfilment> alias = nullptr;
+  std::shared_ptr<Event> ready = nullptr;  // Null: it has been from the start.
 };
 
 // Buffers that nobody has retrieved yet, or null.
@@ -73,14 +75,19 @@ using Held = std::shared_ptr<Event>;
 Event* Handle(const Held& event) { return reinterpret_cast<Event*>(new Held(event)); }
 Held& Of(Event* handle) { return *reinterpret_cast<Held*>(handle); }
 
-void SetReady(const Held& event) {
+Error* ErrorOf(const Held& event) {
+  return event->error.empty() ? nullptr : new Error{event->error};
+}
+
+void SetReady(const Held& event, const std::string& error = "") {
   std::vector<std::pair<void (*)(Error*, void*), void*>> callbacks;
   {
     std::lock_guard lock(event->mutex);
     event->ready = true;
+    event->error = error;
     callbacks.swap(event->callbacks);
   }
-  for (auto& [callback, user] : callbacks) callback(nullptr, user);
+  for (auto& [callback, user] : callbacks) callback(ErrorOf(event), user);
 }
 
 // The device: does one thing after another.
@@ -190,7 +197,7 @@ Error* EventOnReady(Arguments<Slot::kEventOnReady>* args) {
       return nullptr;
     }
   }
-  args->callback(nullptr, args->user);
+  args->callback(ErrorOf(event), args->user);
   return nullptr;
 }
 
@@ -322,7 +329,110 @@ Error* BufferMemory(Arguments<Slot::kBufferMemory>* args) {
 }
 
 Error* BufferReadyEvent(Arguments<Slot::kBufferReadyEvent>* args) {
-  args->event = Ready();
+  args->event = args->buffer->ready != nullptr ? Handle(args->buffer->ready) : Ready();
+  return nullptr;
+}
+
+// What work reads when it is its turn. A view's memory is not kept for it.
+struct Source {
+  explicit Source(const Buffer* buffer)
+      : keep(buffer->own),
+        data(buffer->data),
+        size_bytes(buffer->size_bytes),
+        alias(buffer->alias) {}
+  const std::byte* bytes() const { return alias != nullptr ? alias->data : data; }
+
+  std::shared_ptr<std::vector<std::byte>> keep;
+  const std::byte* data;
+  std::size_t size_bytes;
+  std::shared_ptr<Fulfilment> alias;
+};
+
+bool IsDeleted(const Buffer* buffer) {
+  return buffer->own == nullptr && buffer->on_delete == nullptr && buffer->alias == nullptr;
+}
+
+// A part that is not there is found out late.
+void EnqueueToHost(const Source& source, std::int64_t offset_bytes, std::int64_t size_bytes,
+                   void* data, const Held& done) {
+  TheWorker().Enqueue([=] {
+    if (static_cast<std::size_t>(offset_bytes + size_bytes) > source.size_bytes) {
+      SetReady(done, "a copy behind the end");
+      return;
+    }
+    std::memcpy(data, source.bytes() + offset_bytes, static_cast<std::size_t>(size_bytes));
+    SetReady(done);
+  });
+}
+
+Error* ToHostBuffer(Arguments<Slot::kBufferToHostBuffer>* args) {
+  if (args->data == nullptr) {  // And no event.
+    args->size_bytes = args->buffer->size_bytes;
+    return nullptr;
+  }
+  if (IsDeleted(args->buffer)) return new Error{"deleted"};
+  if (args->size_bytes < args->buffer->size_bytes) return new Error{"too little room"};
+  auto done = std::make_shared<Event>();
+  args->done = Handle(done);
+  EnqueueToHost(Source(args->buffer), 0, static_cast<std::int64_t>(args->buffer->size_bytes),
+                args->data, done);
+  return nullptr;
+}
+
+Error* CopyRawToHost(Arguments<Slot::kBufferCopyRawToHost>* args) {
+  if (IsDeleted(args->buffer)) return new Error{"deleted"};
+  auto done = std::make_shared<Event>();
+  args->done = Handle(done);
+  EnqueueToHost(Source(args->buffer), args->offset_bytes, args->size_bytes, args->data, done);
+  return nullptr;
+}
+
+// A copy whose caller is still to tell where to.
+struct Untold {
+  Source source;
+  std::int64_t offset_bytes;
+  std::int64_t size_bytes;
+  Held done;
+};
+
+void Tell(HostTarget* target) {
+  std::unique_ptr<Untold> copy(static_cast<Untold*>(target->user));
+  EnqueueToHost(copy->source, copy->offset_bytes, copy->size_bytes, target->data, copy->done);
+}
+
+Error* CopyRawToHostFuture(Arguments<Slot::kBufferCopyRawToHostFuture>* args) {
+  if (IsDeleted(args->buffer)) return new Error{"deleted"};
+  auto done = std::make_shared<Event>();
+  args->done = Handle(done);
+  args->user = new Untold{Source(args->buffer), args->offset_bytes, args->size_bytes, done};
+  args->tell = Tell;
+  return nullptr;
+}
+
+// A new buffer that is ready when it has the source's bytes; `after` is done just before.
+Buffer* EnqueueCopy(const Buffer* from, std::function<void()> after) {
+  std::unique_ptr<Buffer> copy = MakeOwn(from->size_bytes);
+  copy->ready = std::make_shared<Event>();
+  TheWorker().Enqueue(
+      [source = Source(from), own = copy->own, ready = copy->ready, after = std::move(after)] {
+        std::memcpy(own->data(), source.bytes(), own->size());
+        after();
+        SetReady(ready);
+      });
+  return copy.release();
+}
+
+Error* CopyToDevice(Arguments<Slot::kBufferCopyToDevice>* args) {
+  if (IsDeleted(args->buffer)) return new Error{"deleted"};
+  args->copy = EnqueueCopy(args->buffer, [] {});
+  return nullptr;
+}
+
+// Any memory is the one.
+Error* CopyToMemory(Arguments<Slot::kBufferCopyToMemory>* args) {
+  if (IsDeleted(args->buffer)) return new Error{"deleted"};
+  if (args->memory == nullptr) return new Error{"no memory"};
+  args->copy = EnqueueCopy(args->buffer, [] {});
   return nullptr;
 }
 
@@ -378,9 +488,7 @@ Error* OptimizedProgram(Arguments<Slot::kExecutableOptimizedProgram>* args) {
 
 Error* Execute(Arguments<Slot::kLoadedExecutableExecute>* args) {
   const Buffer* source = args->arguments[0][0];
-  if (source->own == nullptr && source->on_delete == nullptr && source->alias == nullptr) {
-    return new Error{"deleted"};
-  }
+  if (IsDeleted(source)) return new Error{"deleted"};
   const ExecuteOptions& options = *args->options;
   bool takes = args->loaded->donates;
   for (std::size_t i = 0; i < options.num_non_donatable; ++i) {
@@ -393,15 +501,8 @@ Error* Execute(Arguments<Slot::kLoadedExecutableExecute>* args) {
   const int now = ++in_flight;
   for (int most = most_in_flight; now > most && !most_in_flight.compare_exchange_weak(most, now);) {
   }
-  args->outputs[0][0] = MakeOwn(source->size_bytes).release();
-  auto complete = std::make_shared<Event>();
-  if (args->complete != nullptr) args->complete[0] = Handle(complete);
-  TheWorker().Enqueue([own = args->outputs[0][0]->own, complete, keep = source->own,
-                       data = source->data, alias = source->alias] {
-    std::memcpy(own->data(), alias != nullptr ? alias->data : data, own->size());
-    --in_flight;
-    SetReady(complete);
-  });
+  args->outputs[0][0] = EnqueueCopy(source, [] { --in_flight; });
+  if (args->complete != nullptr) args->complete[0] = Handle(args->outputs[0][0]->ready);
   if (takes) EndMemory(args->arguments[0][0]);
   return nullptr;
 }
@@ -445,6 +546,11 @@ Table* MakeTable() {
   table.Put<Slot::kBufferOnDeviceSizeInBytes>(BufferOnDeviceSizeInBytes);
   table.Put<Slot::kBufferMemory>(BufferMemory);
   table.Put<Slot::kBufferReadyEvent>(BufferReadyEvent);
+  table.Put<Slot::kBufferToHostBuffer>(ToHostBuffer);
+  table.Put<Slot::kBufferCopyRawToHost>(CopyRawToHost);
+  table.Put<Slot::kBufferCopyRawToHostFuture>(CopyRawToHostFuture);
+  table.Put<Slot::kBufferCopyToDevice>(CopyToDevice);
+  table.Put<Slot::kBufferCopyToMemory>(CopyToMemory);
   table.Put<Slot::kClientCompile>(ClientCompile);
   table.Put<Slot::kLoadedExecutableDestroy>(LoadedExecutableDestroy);
   table.Put<Slot::kLoadedExecutableAddressableDevices>(AddressableDevices);
@@ -467,7 +573,7 @@ extern "C" const missile::pjrt::Api* GetPjrtApi() {
 
 extern "C" int FakeMostInFlight() { return missile::pjrt::most_in_flight; }
 
-// Launches begin no work while it is paused.
+// Launches and copies begin no work while it is paused.
 extern "C" void FakePause(bool paused) { missile::pjrt::TheWorker().Pause(paused); }
 
 extern "C" const std::byte* FakeBytes(const missile::pjrt::Buffer* buffer) { return buffer->data; }

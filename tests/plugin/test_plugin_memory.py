@@ -2,7 +2,7 @@
 
 import plugin_worker as worker
 import pytest
-from plugins import CPU_MINORS
+from plugins import CPU_MINORS, FILES, WRAPPER, environment, run_json
 
 CAP = 8 << 20
 
@@ -58,6 +58,53 @@ def test_nothing_is_left_of_what_came_and_went(process):
     assert left["tenants"] == 1
     assert left["records"] < 20
     assert left["executables"] < 20
+
+
+COPIES = f"""
+import json, sys, time
+import jax
+import numpy as np
+from missile_jax.plugin.statistics import read_statistics
+sys.path.append({str(FILES)!r})
+import pypjrt
+from pypjrt._loader import Plugin
+
+OBJECTS = "placements", "reads"
+values = np.arange(1 << 16, dtype=np.float32)
+here, there = jax.devices()[:2]
+host = jax.sharding.SingleDeviceSharding(here, memory_kind="pinned_host")
+copies, used = [], []
+for place in (there, host):
+    view = jax.device_put(values, here)
+    copies.append(jax.device_put(view, place))
+    view.delete()
+    used.append(there.memory_stats()["bytes_in_use"])
+same = [np.array_equal(np.asarray(copy), values) for copy in copies]
+del copies
+# JAX reads what lies in a processor's memory without a copy.
+with pypjrt.Client(Plugin({str(WRAPPER)!r})) as client, client.device() as device:
+    with client.buffer_from_host(values, 11, values.shape, device) as view:
+        same.append(view.to_host() == values.tobytes())
+        part = bytearray(400)
+        view.copy_raw_to_host(part, offset=800)
+        same.append(part == values[200:300].tobytes())
+for _ in range(1000):  # The plugin's threads tell of an end a little later.
+    left, counts = here.memory_stats()["bytes_in_use"], read_statistics()
+    if left == 0 and all(counts[o + "_made"] == counts[o + "_ended"] for o in OBJECTS):
+        break
+    time.sleep(0.01)
+print(json.dumps([same, used, left, counts]))
+"""
+
+
+@pytest.mark.parametrize("minor", CPU_MINORS)
+def test_copies_of_views_are_right_and_hold_no_block_once_they_have_ended(minor):
+    same, used, left, counts = run_json(COPIES, environment(minor, wrapped=True, statistics=1))
+    assert same == [True] * 4
+    assert used == [4 << 16, 4 << 16]  # What lies in host memory is no device's.
+    assert left == 0
+    assert counts["reads_made"] == counts["reads_ended"] == 4
+    assert counts["placements_made"] == counts["placements_ended"]
 
 
 def test_a_launch_within_a_launch_does_not_wait_for_it(process):

@@ -66,7 +66,8 @@ def run(*command: str | Path) -> str:
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_threads_use_the_wrapper_without_a_finding(sanitizer, tmp_path):
     fake = build(tmp_path, sanitizer, FAKE, flags=("-shared",))
-    sources = [NATIVE / "tests/pjrt_buffers_test.cc", *sorted((NATIVE / "pjrt").glob("*.cc"))]
+    sources = [NATIVE / "tests" / f"pjrt_{noun}_test.cc" for noun in ("buffers", "copies")]
+    sources += sorted((NATIVE / "pjrt").glob("*.cc"))
     sources += [NATIVE / "src" / f"{name}.cc" for name in MEMORY]
     sources += [NATIVE / "arbiter" / f"{name}.cc" for name in TENANT]
     program = build(tmp_path, sanitizer, NATIVE / "tests/pjrt_test.cc", *sources)

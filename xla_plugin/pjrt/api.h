@@ -438,6 +438,50 @@ struct Arguments<Slot::kBufferMemory> {
 };
 
 template <>
+struct Arguments<Slot::kBufferToHostBuffer> {
+  std::size_t struct_size;
+  Extension* extensions;
+  Buffer* buffer;
+  Layout* layout;
+  void* data;  // Null: the caller asks for the size alone, and gets no event.
+  std::size_t size_bytes;
+  Event* done;
+};
+
+template <>
+struct Arguments<Slot::kBufferCopyRawToHost> {
+  std::size_t struct_size;
+  Extension* extensions;
+  Buffer* buffer;
+  void* data;
+  std::int64_t offset_bytes;
+  std::int64_t size_bytes;
+  Event* done;
+};
+
+// With what a caller tells later where the bytes are to go.
+struct HostTarget {
+  std::size_t struct_size;
+  void* user;
+  int error_code;
+  const char* message;
+  std::size_t message_size;
+  void* data;
+};
+
+template <>
+struct Arguments<Slot::kBufferCopyRawToHostFuture> {
+  std::size_t struct_size;
+  Extension* extensions;
+  Buffer* buffer;
+  std::int64_t offset_bytes;
+  std::int64_t size_bytes;
+  Event* done;
+  void* user;
+  void (*tell)(HostTarget* target);
+};
+
+template <>
 struct Arguments<Slot::kBufferCopyToDevice> {
   std::size_t struct_size;
   Extension* extensions;

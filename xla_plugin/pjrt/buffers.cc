@@ -71,6 +71,17 @@ Buffers& AllBuffers() {
   return *all;
 }
 
+Placement* HoldPlacement(const Buffer* buffer) {
+  Placement* placement = nullptr;
+  AllBuffers().Find([&](auto find) {
+    const BufferRecord* record = find(buffer);
+    if (record == nullptr || record->placement == nullptr) return;
+    placement = record->placement;
+    placement->Hold();
+  });
+  return placement;
+}
+
 std::uint64_t DeviceBytes(Buffer* buffer) {
   Question<Slot::kBufferOnDeviceSizeInBytes> size;
   size.buffer = buffer;
@@ -107,31 +118,6 @@ Error* BufferDelete(Arguments<Slot::kBufferDelete>* args) {
   Error* error = wrapped->Call<Slot::kBufferDelete>(args);
   if (error == nullptr) AllBuffers().Release(args->buffer);
   return error;
-}
-
-// A copy to another device or memory. `copy` is where the plugin writes it.
-template <Slot slot>
-Error* Copy(Arguments<slot>* args, const std::shared_ptr<TenantDevice>& device) {
-  const std::uint64_t bytes = device != nullptr ? DeviceBytes(args->buffer) : 0;
-  if (device != nullptr) {
-    if (Error* refused = ChargeBuffer(device.get(), bytes, "a copy")) return refused;
-  }
-  Error* error = wrapped->Call<slot>(args);
-  if (device == nullptr) return error;
-  if (error != nullptr) {
-    device->account.Release(bytes);
-  } else {
-    AddPassed(args->copy, device, bytes);
-  }
-  return error;
-}
-
-Error* BufferCopyToDevice(Arguments<Slot::kBufferCopyToDevice>* args) {
-  return Copy(args, FindDevice(args->device));
-}
-
-Error* BufferCopyToMemory(Arguments<Slot::kBufferCopyToMemory>* args) {
-  return Copy(args, FindMemory(args->memory));
 }
 
 Error* CreateUninitialized(Arguments<Slot::kClientCreateUninitializedBuffer>* args) {
@@ -177,8 +163,6 @@ Error* DonateWithControlDependency(Arguments<Slot::kBufferDonateWithControlDepen
 void OverrideBuffers(Table* table) {
   table->Override<Slot::kBufferDestroy>(BufferDestroy);
   table->Override<Slot::kBufferDelete>(BufferDelete);
-  table->Override<Slot::kBufferCopyToDevice>(BufferCopyToDevice);
-  table->Override<Slot::kBufferCopyToMemory>(BufferCopyToMemory);
   table->Override<Slot::kClientCreateUninitializedBuffer>(CreateUninitialized);
   table->Override<Slot::kBufferBitcast>(BufferBitcast);
   table->Override<Slot::kBufferDonateWithControlDependency>(DonateWithControlDependency);

@@ -15,7 +15,7 @@
 namespace missile::pjrt {
 
 // A block of the arena that a buffer views. The space is free again when the last view is gone and
-// the last launch that took one has ended: each holds a reference.
+// the last launch or copy that took one has ended: each holds a reference.
 class Placement {
  public:
   Placement(std::shared_ptr<TenantDevice> device, std::unique_ptr<Block> block);
@@ -82,6 +82,8 @@ class Buffers {
 
 Buffers& AllBuffers();
 
+// The block that a buffer views, held for the caller; null if it views none.
+Placement* HoldPlacement(const Buffer* buffer);
 // What a buffer takes of its device; 0 if the plugin does not tell.
 std::uint64_t DeviceBytes(Buffer* buffer);
 // Records a buffer that the plugin made, for which `charged_bytes` were taken before.

@@ -36,7 +36,8 @@ namespace missile::pjrt {
   F(records_made) F(records_ended) \
   F(launches_made) F(launches_ended) \
   F(executables_made) F(executables_ended) \
-  F(managers_made) F(managers_ended)
+  F(managers_made) F(managers_ended) \
+  F(reads_made) F(reads_ended)  /* Copies that read a block of the arena. */
 // clang-format on
 
 struct Statistics {

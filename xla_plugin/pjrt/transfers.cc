@@ -101,12 +101,111 @@ Error* DestroyManager(Arguments<Slot::kAsyncHostToDeviceTransferManagerDestroy>*
   return wrapped->Call<Slot::kAsyncHostToDeviceTransferManagerDestroy>(args);
 }
 
+// A copy that reads a view: holds its block from before the plugin is called. Ends itself.
+class Read {
+ public:
+  // Null if the buffer views no block.
+  static Read* Begin(const Buffer* source) {
+    Placement* placement = HoldPlacement(source);
+    return placement != nullptr ? new Read(placement) : nullptr;
+  }
+  Read(const Read&) = delete;
+  Read& operator=(const Read&) = delete;
+
+  // The plugin was called: the caller's `done` tells when the bytes have been read.
+  void Follow(Event* done) {
+    Question<Slot::kEventOnReady> ready;
+    ready.event = done;
+    ready.callback = [](Error* error, void* user) {
+      wrapped->Drop(error);
+      static_cast<Read*>(user)->End();
+    };
+    ready.user = this;
+    if (done == nullptr || !Ask(&ready)) End();
+  }
+  // The plugin was called, and the copy is ready when the bytes have been read.
+  void FollowCopy(Buffer* copy) {
+    Question<Slot::kBufferReadyEvent> ready;
+    ready.buffer = copy;
+    own_event_ = Ask(&ready) ? ready.event : nullptr;
+    Follow(own_event_);
+  }
+  // It did not start, or has ended.
+  void End() { delete this; }
+
+ private:
+  explicit Read(Placement* placement) : placement_(placement) { Count(statistics.reads_made); }
+  ~Read() {
+    placement_->Drop();
+    if (own_event_ != nullptr) {
+      Question<Slot::kEventDestroy> destroy;
+      destroy.event = own_event_;
+      Ask(&destroy);
+    }
+    Count(statistics.reads_ended);
+  }
+
+  Placement* const placement_;
+  Event* own_event_ = nullptr;
+};
+
+template <Slot slot>
+Error* CopyToHost(Arguments<slot>* args) {
+  Read* read = Read::Begin(args->buffer);
+  Error* error = wrapped->Call<slot>(args);
+  if (read == nullptr) return error;
+  if (error != nullptr) {
+    read->End();
+  } else {
+    read->Follow(args->done);
+  }
+  return error;
+}
+
+Error* ToHostBuffer(Arguments<Slot::kBufferToHostBuffer>* args) {
+  if (args->data == nullptr) return wrapped->Call<Slot::kBufferToHostBuffer>(args);
+  return CopyToHost(args);
+}
+
+// A copy to another device or memory, which are the tenant's or not. `copy` is where the plugin
+// writes it.
+template <Slot slot>
+Error* CopyTo(Arguments<slot>* args, const std::shared_ptr<TenantDevice>& device) {
+  const std::uint64_t bytes = device != nullptr ? DeviceBytes(args->buffer) : 0;
+  if (device != nullptr) {
+    if (Error* refused = ChargeBuffer(device.get(), bytes, "a copy")) return refused;
+  }
+  Read* read = Read::Begin(args->buffer);
+  Error* error = wrapped->Call<slot>(args);
+  if (error != nullptr) {
+    if (read != nullptr) read->End();
+    if (device != nullptr) device->account.Release(bytes);
+    return error;
+  }
+  if (read != nullptr) read->FollowCopy(args->copy);
+  AddPassed(args->copy, device, bytes);
+  return nullptr;
+}
+
+Error* CopyToDevice(Arguments<Slot::kBufferCopyToDevice>* args) {
+  return CopyTo(args, FindDevice(args->device));
+}
+
+Error* CopyToMemory(Arguments<Slot::kBufferCopyToMemory>* args) {
+  return CopyTo(args, FindMemory(args->memory));
+}
+
 }  // namespace
 
 void OverrideTransfers(Table* table) {
   table->Override<Slot::kClientCreateBuffersForAsyncHostToDevice>(CreateBuffers);
   table->Override<Slot::kAsyncHostToDeviceTransferManagerRetrieveBuffer>(RetrieveBuffer);
   table->Override<Slot::kAsyncHostToDeviceTransferManagerDestroy>(DestroyManager);
+  table->Override<Slot::kBufferToHostBuffer>(ToHostBuffer);
+  table->Override<Slot::kBufferCopyRawToHost>(CopyToHost<Slot::kBufferCopyRawToHost>);
+  table->Override<Slot::kBufferCopyRawToHostFuture>(CopyToHost<Slot::kBufferCopyRawToHostFuture>);
+  table->Override<Slot::kBufferCopyToDevice>(CopyToDevice);
+  table->Override<Slot::kBufferCopyToMemory>(CopyToMemory);
 }
 
 }  // namespace missile::pjrt

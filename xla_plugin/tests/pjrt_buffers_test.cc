@@ -108,26 +108,6 @@ void CheckTransfers(const Plugin& plugin, Bytes bytes_of) {
           "managers were not counted");
 }
 
-namespace {
-
-struct Alias {
-  Buffer* buffer;
-  Fulfilment* fulfilment;
-};
-
-Alias MakeAlias(const Plugin& plugin, Client* client, std::int64_t length) {
-  Question<Slot::kClientCreateAliasBuffer> create;
-  create.client = client;
-  create.memory = MemoryOf(client);
-  create.dims = &length;
-  create.num_dims = 1;
-  create.type = kF32;
-  plugin.Call(&create);
-  return {create.alias, create.fulfilment};
-}
-
-}  // namespace
-
 void CheckAliases(const Plugin& plugin, Bytes bytes_of, void (*pause)(bool)) {
   Client* client = MakeClient(plugin, {{"missile_arena", "4KiB"}});
   LoadedExecutable* donating = Compile(plugin, client, "copy, buffer_donor");

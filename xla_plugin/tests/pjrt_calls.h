@@ -40,8 +40,10 @@ class Plugin {
   std::string Refusal(Question<slot>* question) const {
     Error* error = table_.Call<slot>(question);
     Require(error != nullptr, "a call succeeded that must not");
-    return table_.TakeMessage(error);
+    return TakeMessage(error);
   }
+  // Of an error that came by a callback.
+  std::string TakeMessage(Error* error) const { return table_.TakeMessage(error); }
 
  private:
   const Wrapped table_;
@@ -172,6 +174,49 @@ inline std::int64_t UsedBytes(const Plugin& plugin, Client* client) {
   return stats.bytes_in_use;
 }
 
-// A transfer manager for arrays of these lengths.
+struct Alias {
+  Buffer* buffer;
+  Fulfilment* fulfilment;
+};
+
+inline Alias MakeAlias(const Plugin& plugin, Client* client, std::int64_t length) {
+  Question<Slot::kClientCreateAliasBuffer> create;
+  create.client = client;
+  create.memory = MemoryOf(client);
+  create.dims = &length;
+  create.num_dims = 1;
+  create.type = kF32;
+  plugin.Call(&create);
+  return {create.alias, create.fulfilment};
+}
+
+// Begins a copy of a buffer of as many numbers, and returns its event.
+inline Event* ToHost(const Plugin& plugin, Buffer* buffer, std::vector<float>* to) {
+  Question<Slot::kBufferToHostBuffer> copy;
+  copy.buffer = buffer;
+  copy.data = to->data();
+  copy.size_bytes = to->size() * sizeof(float);
+  plugin.Call(&copy);
+  return copy.done;
+}
+
+// Waits for an event and ends it. Returns the message of its error; empty for none.
+inline std::string Await(const Plugin& plugin, Event* event) {
+  struct End {
+    const Plugin& plugin;
+    std::promise<std::string> message;
+  } end{plugin, {}};
+  Question<Slot::kEventOnReady> ready;
+  ready.event = event;
+  ready.callback = [](Error* error, void* user) {
+    auto* told = static_cast<End*>(user);
+    told->message.set_value(error != nullptr ? told->plugin.TakeMessage(error) : "");
+  };
+  ready.user = &end;
+  plugin.Call(&ready);
+  std::string message = end.message.get_future().get();
+  DestroyEvent(plugin, event);
+  return message;
+}
 
 }  // namespace missile::pjrt::test

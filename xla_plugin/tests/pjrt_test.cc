@@ -1,5 +1,5 @@
-// Four threads upload, launch, donate and drop through the wrapper's table, over a plugin that
-// reads arguments after their handles are gone. No Python: run under sanitizers by
+// Four threads upload, launch, copy, donate and drop through the wrapper's table, over a plugin
+// that reads arguments after their handles are gone. No Python: run under sanitizers by
 // tests/plugin/test_plugin_native.py, which builds the plugin that argv[1] names. Exits with 0 if
 // every result was right and nothing is left.
 #include <dlfcn.h>
@@ -22,6 +22,7 @@
 #include "../src/clock.h"
 #include "pjrt_buffers_test.h"
 #include "pjrt_calls.h"
+#include "pjrt_copies_test.h"
 
 extern "C" const missile::pjrt::Api* GetPjrtApi();
 
@@ -44,13 +45,20 @@ void Use(const Plugin& plugin, Client* client, LoadedExecutable* plain, LoadedEx
       Destroy(plugin, Launch(plugin, plain, argument, nullptr));
     }
     std::promise<void> end;
-    Buffer* result = Launch(plugin, random() % 2 != 0 ? donating : plain, argument, &end);
+    const bool donated = random() % 2 != 0;
+    Buffer* result = Launch(plugin, donated ? donating : plain, argument, &end);
+    std::vector<float> copied(values.size());
+    Event* done = donated ? nullptr : ToHost(plugin, argument, &copied);
     // The plugin still has to read it.
     Destroy(plugin, argument);
     Buffer* other = Upload(plugin, client, std::vector<float>(values.size(), -1.0F));
     end.get_future().wait();
     Require(std::memcmp(bytes_of(result), values.data(), values.size() * sizeof(float)) == 0,
             "a launch read what was uploaded after it");
+    if (done != nullptr) {
+      Require(Await(plugin, done).empty() && copied == values,
+              "a copy read what was uploaded after it");
+    }
     std::promise<void> again;
     Buffer* last = Launch(plugin, donating, result, &again);
     again.get_future().wait();
@@ -67,6 +75,7 @@ void CheckNothingLeft() {
   Require(s.executables_made == s.executables_ended, "an executable is left");
   Require(s.tenants_made == s.tenants_ended, "a tenant is left");
   Require(s.managers_made > 0 && s.managers_made == s.managers_ended, "a manager is left");
+  Require(s.reads_made > 0 && s.reads_made == s.reads_ended, "a copy is left");
 }
 
 void CheckCap(const Plugin& plugin) {
@@ -215,7 +224,9 @@ int main(int argc, char** argv) {
   DestroyClient(plugin, client);
   CheckCap(plugin);
   CheckTransfers(plugin, bytes_of);
-  CheckAliases(plugin, bytes_of, reinterpret_cast<void (*)(bool)>(dlsym(fake, "FakePause")));
+  auto pause = reinterpret_cast<void (*)(bool)>(dlsym(fake, "FakePause"));
+  CheckAliases(plugin, bytes_of, pause);
+  CheckCopies(plugin, bytes_of, pause);
   const std::int64_t full = statistics.uploads_passed_full;
   CheckCounts(plugin);
   CheckNothingLeft();
