@@ -29,6 +29,8 @@ REQUIREMENTS = {
     "litserve": ("litserve==0.2.19", *_JAX),
     "pytriton": ("nvidia-pytriton==0.5.14", "jax<0.5"),
 }
+# No servers: what grpc.aio could do at most, in one process and in two that share a port.
+GRPC_FLOORS = ("floor", "floor-of-two")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Contender:
 
 
 def contenders(peers: Sequence[str], protocols: Sequence[str]) -> list[Contender]:
-    """The door in each form, the bare handler, and `peers`, over `protocols`."""
+    """The door in each form, the bare handler, `peers` and gRPC's floors, over `protocols`."""
     chosen = [
         Contender("ours", "binary", _ours, infer_request, _from_binary),
         Contender("ours", "json", _ours, _json, _from_json),
@@ -75,6 +77,9 @@ def contenders(peers: Sequence[str], protocols: Sequence[str]) -> list[Contender
         chosen += [Contender(peer, form, _peer(peer), *codec) for form, *codec in of_peers[peer]]
     if "grpc" in protocols:
         chosen.append(Contender("ours", "grpc", _ours_grpc, _grpc, _from_grpc))
+        for processes, name in enumerate(GRPC_FLOORS, 1):
+            command = _grpc_floor(processes)
+            chosen.append(Contender(name, "grpc", command, _grpc, _from_grpc))
     return [c for c in chosen if c.protocol in protocols]
 
 
@@ -114,6 +119,13 @@ def _peer(name: str) -> Callable[[int, str], Sequence[str]]:
 
 
 _ours = _module("door_server")
+
+
+def _grpc_floor(processes: int) -> Callable[[int, str], Sequence[str]]:
+    module = "benchmarks.grpc_floor_server"
+    return lambda port, model: [
+        sys.executable, "-m", module, str(port + 1), model, str(processes)
+    ]  # fmt: skip
 
 
 def _ours_grpc(port: int, model: str) -> Sequence[str]:

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.abuser import BULK_SHAPE, KINDS
-from benchmarks.contenders import Contender, contenders, infer_request, install
+from benchmarks.contenders import GRPC_FLOORS, Contender, contenders, infer_request, install
 from benchmarks.generator import Generator, Job, arrivals_s, sender
 from benchmarks.load import latency_stream
 from benchmarks.report import Report, p99_interval_ms, p99_samples_ms, percentiles
@@ -298,5 +298,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             and name not in ("ours", "plain")
         ):
             key = f"grpc_rps_vs.{name}" if form == "grpc" else f"rps_vs.{name}"
+            if name in GRPC_FLOORS:
+                key = f"grpc_rps_vs_{name.replace('-', '_')}"
             ratios[key] = at[f"ours {form}", 8]["rps"] / at[what, 8]["rps"]
     return ratios

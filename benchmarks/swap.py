@@ -32,13 +32,11 @@ import missile_jax.models as zoo
 from benchmarks.report import Report
 from benchmarks.workloads import items
 from missile_jax import CopyRecord, LaunchRecord, Model, Runtime
-from missile_jax.memory.link import best_copy
 from missile_jax.memory.residence import Residence
 from missile_jax.memory.store import Store
 from missile_jax.models.layers import random_variables
 from missile_jax.models.minilm import MiniLM
 from missile_jax.program.plan import Plan
-from missile_jax.runtime import cache_directory
 
 BUSES = {"bare": None, "40 %": 0.4, "10 %": 0.1}
 DEVICE_MEMORY = "1500MiB"
@@ -75,12 +73,11 @@ class Seen:
 
 def run(quick: bool, seed: int, console: Console) -> Report:
     report = Report("swap", seed)
-    rate = best_copy(cache_directory()).bytes_per_s
-    report.summary["copy_bytes_per_s"] = rate
     launches: list[LaunchRecord] = []
     copies: list[CopyRecord] = []
     with ExitStack() as stack:
-        runtimes = {}
+        runtimes: dict[str, Runtime] = {}
+        rate = 0.0
         for bus, share in BUSES.items():
             runtimes[bus] = stack.enter_context(
                 Runtime(
@@ -90,6 +87,11 @@ def run(quick: bool, seed: int, console: Console) -> Report:
                     copy_observer=copies.append,
                 )
             )
+            if share is None:
+                memory = runtimes[bus]._memory
+                assert memory is not None
+                rate = memory.link_bytes_per_s
+        report.summary["copy_bytes_per_s"] = rate
         ways = stack.enter_context(Ways(runtimes["bare"]))
         for subject in subjects(QUICK if quick else (*zoo.names(), "bert-base")):
             console.print(f"[dim]loading {subject.name}[/]")

@@ -45,7 +45,7 @@ mkdir -p "$OUT"
 } | tee "$OUT/machine.txt"
 
 step tests "$python" -m pytest -m gpu tests/gpu
-for name in overhead colocation; do
+for name in overhead colocation swap density; do
   # Unquoted, so that an empty QUICK is no argument.
   # shellcheck disable=SC2086
   step "$name" "$python" -m benchmarks "$name" $QUICK --json "$OUT/$name.json"

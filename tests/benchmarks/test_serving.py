@@ -110,7 +110,8 @@ def test_the_ratios_have_the_names_that_others_quote() -> None:
         for what, p50, rps in (
             ("generator's floor", 0.1, 8000), ("ours binary", 0.6, 300), ("ours json", 1, 200),
             ("ours grpc", 1, 180), ("plain binary", 0.5, 400), ("kserve binary", 1, 100),
-            ("kserve grpc", 1, 90), ("mlserver json", 1, 50),
+            ("kserve grpc", 1, 90), ("mlserver json", 1, 50), ("floor grpc", 1, 360),
+            ("floor-of-two grpc", 1, 450),
         )
         for n in (1, 8)
     ]  # fmt: skip
@@ -119,6 +120,7 @@ def test_the_ratios_have_the_names_that_others_quote() -> None:
     wanted = {
         "http_p50_vs_plain": 1.2, "http_rps_vs_plain_c8": 0.75, "rps_vs.kserve": 3,
         "grpc_rps_vs.kserve": 2, "rps_vs.mlserver": 4, "ls_p99_door_vs_runtime": 1.5,
+        "grpc_rps_vs_floor": 0.5, "grpc_rps_vs_floor_of_two": 0.4,
     }  # fmt: skip
     assert {key: ratios[key] for key in wanted} == pytest.approx(wanted)
 
