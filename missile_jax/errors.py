@@ -64,7 +64,7 @@ class ModelLoadError(ModelError):
 
 
 class CheckpointError(ModelLoadError):
-    """A model's checkpoint is missing, or is damaged: truncated, or not what was written."""
+    """A model's checkpoint is missing, of another model, or damaged: not what was written."""
 
 
 class ModelRaisedError(ModelError):
