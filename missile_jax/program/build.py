@@ -131,7 +131,7 @@ class Builder:
         return plan
 
     def _length_ns(self, whole: Segment, costs_ns: int, leaves: Sequence[Any]) -> int:
-        """How long segments should be by the costs: the quantum, or less where that hides a copy."""
+        """How long segments should be by the costs: a quantum, or less where that hides a copy."""
         if not self.profile:
             return self.quantum_ns
         hiding = self._hiding(whole.duration_ns, leaves)
