@@ -25,7 +25,8 @@ def test_nothing_stalls_and_nothing_is_left() -> None:
     assert summary["ls_requests"] > 90
     assert summary["over_cap_refused"] == summary["over_cap"] == 100
     kinds = {key.partition(".")[2] for key in summary if key.startswith("objects_")}
-    assert kinds == {"tenants", "placements", "records", "launches", "executables", "managers"}
+    wrapped = {"tenants", "placements", "records", "launches", "executables", "managers", "reads"}
+    assert kinds == wrapped
     assert {kind: summary[f"objects_left.{kind}"] for kind in kinds} == dict.fromkeys(kinds, 0)
     # Each round uploads, and launches four times with what is refused.
     assert summary["objects_made.placements"] > 200
