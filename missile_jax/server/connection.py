@@ -10,6 +10,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 CONNECTION = "missile.connection"
+# Where a scope has what sends a whole answer at once: (status, headers, body) -> whether it did.
+# Headers are not looked at: they may hold nothing that a client has sent.
+ANSWER = "missile.answer"
 # SO_LINGER, on and for no time: what was not sent is dropped when the socket is closed.
 _RESET = struct.pack("ii", 1, 0)
 

@@ -31,7 +31,7 @@ from missile_jax.server.codec import (
     encode_parts,
     encode_response,
 )
-from missile_jax.server.connection import CONNECTION, Connection
+from missile_jax.server.connection import ANSWER, CONNECTION, Connection
 from missile_jax.server.control import index_route
 from missile_jax.server.dataplane import Dataplane, Pending
 from missile_jax.server.encoding import WORTH_IT_BYTES, deflate
@@ -86,6 +86,11 @@ class HttpApp:
         }
         return others | {("POST", path) for path in _INFER_PATHS}
 
+    def begins_at_once(self, path: str) -> bool:
+        """Whether requests for `path` may begin without a task: inferences, most of which never
+        wait."""
+        return len(path) <= _KNOWN_PATH and _known_target(path) is not None
+
     def refused(self, status: int) -> None:
         """Counts an answer to what was no request, or none that could be read."""
         self._answered[OTHER, str(status)] += 1
@@ -131,6 +136,9 @@ class HttpApp:
             _end(watched, scope, answer, error)
         if answer is not None:
             status, body, headers, rest = answer
+            ours = error is None and watched is None  # nothing in its headers is the client's
+            if ours and not rest and scope[ANSWER](status, headers, body):
+                return
             connection.hold()
             try:
                 await send({"type": "http.response.start", "status": status, "headers": headers})

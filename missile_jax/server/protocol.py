@@ -8,7 +8,8 @@ in JSON and in order; upgrades ignored; and a `Connection` in the application's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httptools
@@ -17,7 +18,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from missile_jax.options import HttpOptions
-from missile_jax.server.connection import CONNECTION, Connection
+from missile_jax.server.connection import ANSWER, CONNECTION, Connection
+from missile_jax.server.eager import begin
 
 _NOT_HTTP = "what came is not a request of HTTP/1.1"
 
@@ -30,6 +32,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     limits: HttpOptions
     refused: Callable[[int], None]
+    begins_at_once: Callable[[str], bool]
     # Of a head, or of the trailers of a body.
     _head_bytes = 0
     _in_head = False
@@ -44,6 +47,9 @@ class LimitedProtocol(HttpToolsProtocol):
     _last_answer: bytes | None = None
     # The head of a request that asked for an upgrade, without that.
     _plain_head = b""
+    # While what came is read: a request to begin behind it, which may be whole by then.
+    _reading = False
+    _next: tuple[Any, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._connection = Connection(transport, self.connections, self._await_taken)
@@ -66,13 +72,14 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         began_in_head, began_in_body = self._in_head, self._in_body
-        self._fragment = True
+        self._fragment = self._reading = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data, upgrade)
         except httptools.HttpParserError:
             self._refuse(400, _NOT_HTTP)
+        self._reading = False
         if self._fragment and (
             (began_in_head and self._in_head) or (began_in_body and self._in_body)
         ):
@@ -90,6 +97,42 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._await_head()
         elif self._timer is not None:
             self._unset_timer()
+        if self._next is not None:
+            self._begin(*self._next)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self._reading and self.begins_at_once(cycle.scope["path"]):
+            self._next = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self, cycle: Any, app: Any) -> None:
+        self._next = None
+        if cycle.more_body:  # it would wait
+            super()._start_asgi_task(cycle, app)
+            return
+        task = begin(cycle.run_asgi(app), self.loop)
+        if task is not None:
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+
+    def _answer(
+        self, cycle: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> bool:
+        """`send` of a whole answer at once; False, and nothing is sent, where it would wait."""
+        if cycle.disconnected or self.flow.write_paused:
+            return False
+        lines = [STATUS_LINE[status]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.transport.write(b"".join(lines))
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def _ignore_upgrade(
         self, data: bytes | memoryview, upgrade: httptools.HttpParserUpgrade | None
@@ -147,6 +190,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._head_bytes = 0
         super().on_headers_complete()
+        self.scope[ANSWER] = functools.partial(self._answer, self.cycle)  # type: ignore[typeddict-unknown-key]
         self._in_body = True  # and not where its target is none
 
     def _forget_upgrade(self) -> None:
@@ -271,10 +315,20 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.pause_reading()
 
 
-def limited_protocol(limits: HttpOptions, refused: Callable[[int], None]) -> type[LimitedProtocol]:
+def limited_protocol(
+    limits: HttpOptions,
+    refused: Callable[[int], None],
+    begins_at_once: Callable[[str], bool] = lambda path: False,
+) -> type[LimitedProtocol]:
     """The protocol class for uvicorn's ``http=``, which takes a class and no arguments.
 
     refused: called with the status of each answer that the application knows nothing of.
+    begins_at_once: whether requests for a path begin as soon as they have come, without a task of
+        their own until they wait for something; see `eager`.
     """
-    fields = {"limits": limits, "refused": staticmethod(refused)}
+    fields = {
+        "limits": limits,
+        "refused": staticmethod(refused),
+        "begins_at_once": staticmethod(begins_at_once),
+    }
     return type("Protocol", (LimitedProtocol,), fields)

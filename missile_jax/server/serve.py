@@ -75,7 +75,7 @@ class HttpServer:
         )
         config = uvicorn.Config(
             self._app,
-            http=limited_protocol(options, self._app.refused),
+            http=limited_protocol(options, self._app.refused, self._app.begins_at_once),
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -132,6 +132,18 @@ def test_a_connection_is_closed_where_the_client_asks_for_it(connection):
     assert is_closed(connection)
 
 
+def test_an_inference_is_the_last_where_the_client_asks_for_that(connection):
+    last = infer(2.0).replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nconnection: close\r\n")
+    connection.sendall(infer(1.0) + last)
+    stream = connection.makefile("rb")
+    answers = stream.read()  # to the end, which the server makes
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert answers.count(b"connection: close") == 1
+    assert result(answers.partition(b"\r\n\r\n")[2].partition(b"HTTP")[0]) == 2.0
+    assert result(answers.rpartition(b"\r\n\r\n")[2]) == 4.0
+    stream.close()
+
+
 def test_a_client_that_half_closes_is_gone(connection, gate, runtime):
     gate.shut()
     connection.sendall(infer(1))
