@@ -32,7 +32,7 @@ from benchmarks.arrivals import single_server
 from benchmarks.calls import Calls, from_trace, production
 from benchmarks.functions import CONVOLUTIONAL, ENCODER, PERCEPTRON, Architecture, fine_tune
 from benchmarks.report import Report
-from benchmarks.whole_models import Stored, WholeModels
+from benchmarks.whole_models import Stored, WholeModels, compiled
 from missile_jax import SLO, LaunchRecord, Model, ModelNotFoundError, Runtime
 from missile_jax.memory.memory import ARENA_SHARE
 
@@ -229,12 +229,10 @@ class _Bench:
         self._console.print(f"[dim]{len(self._names)} functions loaded in {seconds:.0f} s[/]")
 
     def _stored(self, folder: Path) -> dict[str, Stored]:
-        plans = {}
-        for k in self._held:
-            program = self._native.runtime._mux.table[self._names[k]].program
-            (plans[self._architectures[k].name],) = program.plans.values()
+        kinds = {a.name: k for k, a in enumerate(self._architectures)}
+        wholes = {name: compiled(self._model(k, None)) for name, k in kinds.items()}
         return {
-            name: Stored(plans[a.name], folder / f"{name}.safetensors", self._sizes[a.name])
+            name: Stored(wholes[a.name], folder / f"{name}.safetensors", self._sizes[a.name])
             for name, a in zip(self._names, self._architectures, strict=True)
         }
 

@@ -4,7 +4,8 @@ Every model is evicted before each request, on the bare link and on emulated bus
 of this machine's copy. *bound* is what no order of the same copies and segments can beat: the
 largest, over the groups k, of the time by which group k can have arrived plus the compute of the
 segments from the first that needs it on. Copies and segments are measured: copies in the same
-requests; segments beside the copies on the bare link, for all buses.
+requests; segments beside the copies on the bare link, for all buses on which a model is cut in as
+many, and in the same requests where it is not.
 
 On the bare link the latency is taken apart, after Torpor (arXiv:2306.03622, section on swapping),
 each way of bringing a model adding something to the one before it: `jax.device_put` of all
@@ -312,9 +313,11 @@ def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen, on_bare: Seen
     segments = plan.segments
     medians = {k: float(np.median(v)) for k, v in seen.copies.items()}
     arrivals = np.cumsum([medians[k] for k in sorted(medians)])
-    if len(segments) == len(on_bare.segments):
-        computes = [float(np.median(on_bare.segments[k])) for k in sorted(on_bare.segments)]
-    else:  # The runtimes have cut it in different places, or this one ran it whole.
+    # Segments beside the copies of the bare link; on this bus, where it has cut in other places.
+    beside = on_bare if len(segments) == len(on_bare.segments) else seen
+    if len(segments) == len(beside.segments):
+        computes = [float(np.median(beside.segments[k])) for k in sorted(beside.segments)]
+    else:  # It ran whole.
         computes = _alone_ns(plan, subject, residence)
     if len(seen.segments) == 1:
         segments, computes = (plan.whole,), [float(sum(computes))]

@@ -13,17 +13,29 @@ from typing import Any
 import jax
 import numpy as np
 
+from missile_jax.program.bind import bind
 from missile_jax.program.checkpoint import read
-from missile_jax.program.plan import Plan
+from missile_jax.program.compile import Executable, compile_flat
+from missile_jax.program.trace import trace
+from missile_jax.spec import Model
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A model that waits for calls. plan: of the runtime, so that both run the same executable."""
+    """A model that waits for calls. whole: of all its parameters as they are, then the inputs."""
 
-    plan: Plan
+    whole: Executable
     checkpoint: Path
     size_bytes: int
+
+
+def compiled(model: Model) -> Executable:
+    """The whole of `model` on its example, for the default device, compiled as a runtime does."""
+    fn, params = bind(model)
+    traced = trace(fn, params, model.example)
+    if traced.hoisted:
+        raise ValueError(f"model {model.name!r} closes over arrays, which no checkpoint has")
+    return compile_flat(traced.jaxpr, jax.devices()[0])
 
 
 class WholeModels:
@@ -57,7 +69,7 @@ class WholeModels:
         if name not in self._loaded:
             self._load(name)
         self._loaded.move_to_end(name)
-        results = self._models[name].plan.run(self._loaded[name], inputs, whole=True)
+        results = self._models[name].whole.call(*self._loaded[name], *inputs)
         answer = [np.asarray(result) for result in results]
         self.busy_s += time.perf_counter() - start_s
         return answer

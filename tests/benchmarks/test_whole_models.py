@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from benchmarks.whole_models import Stored, WholeModels
-from missile_jax import Runtime
+from benchmarks.whole_models import Stored, WholeModels, compiled
+from missile_jax import Model
 
 X = np.ones((1, 4), np.float32)
 
@@ -18,13 +18,11 @@ def scaled(params: dict, x: np.ndarray) -> np.ndarray:
 
 def test_a_called_model_comes_and_the_least_recently_used_one_leaves(tmp_path: Path) -> None:
     models = {}
-    with Runtime() as runtime:
-        runtime.load("any", model=scaled, params={"scale": X}, example=X)
-        (plan,) = runtime._mux.table["any"].program.plans.values()
+    whole = compiled(Model("any", scaled, {"scale": X}, example=X))
     for k, name in enumerate("abc"):
         scale = np.full((1, 4), k, np.float32)
         save_file({"scale": scale}, tmp_path / f"{name}.safetensors")
-        models[name] = Stored(plan, tmp_path / f"{name}.safetensors", scale.nbytes)
+        models[name] = Stored(whole, tmp_path / f"{name}.safetensors", scale.nbytes)
     with closing(WholeModels(models, limit_bytes=2 * X.nbytes)) as system:
 
         def loads(name: str) -> int:
