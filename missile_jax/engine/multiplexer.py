@@ -125,21 +125,20 @@ class Multiplexer:
                 self._admit(served, request)
             self.table.arrived(served, request)
             # One whose parameters have to come may wait for best effort of this process to leave.
-            ready = served.latency and served.parameters.can_start
-            if ready and (sharing := self._told_early) is not None:
+            if self.sharing is not None and self._is_told_early(served):
                 request.announced = True
-                sharing.announce(request.future)
+                self.sharing.announce(request.future)
             if request.deadline_ns != NEVER_NS and self._deadlines.add(request):
                 self._sooner.notify()
 
-    @property
-    def _told_early(self) -> Sharing | None:
-        """What LS work is told to when it arrives, and not when it is launched.
+    def _is_told_early(self, served: Served) -> bool:
+        """Whether other processes are told of a request when it arrives, not when it is launched.
 
-        None where it waits for best effort of this process, which waits for other processes: these
+        Not where it waits for best effort of this process, which waits for other processes: these
         must not wait for it.
         """
-        return self.sharing if self.device.autonomous and self.policy.overlaps else None
+        at_once = self.device.autonomous and self.policy.overlaps
+        return at_once and served.latency and served.parameters.can_start
 
     def attend(self, request: Request) -> None:
         """Launches what is next, and runs it on this thread if it is the job of `request`."""
@@ -236,7 +235,9 @@ class Multiplexer:
             job = Job(served.program, served.parameters, batch)
         piece = job.piece(launch.whole and served.parameters.complete)
         piece.started_ns = now_ns
-        if not (served.latency and all(request.announced for request in job.requests)):
+        if self.sharing is not None and not (
+            served.latency and all(request.announced for request in job.requests)
+        ):
             piece.sharing = self.sharing
         if served.moves:
             _count_swap(served, piece)

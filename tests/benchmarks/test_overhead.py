@@ -91,10 +91,6 @@ def test_sides_take_turns_in_blocks() -> None:
     assert {name: len(values) for name, values in times.items()} == {"a": 6, "b": 6}
 
 
-# Measured anew with the next full run: the mark goes then.
-_NEWER = pytest.mark.xfail(reason="the committed run is older than this figure", strict=True)
-
-
 @pytest.mark.parametrize(
     "figure",
     [
@@ -102,9 +98,9 @@ _NEWER = pytest.mark.xfail(reason="the committed run is older than this figure",
         "http_vs_plain_p50",
         *(f"segmented_ratio.{name}" for name in overhead.SEGMENTED),
         *(f"whole_ms.{name}" for name in overhead.SEGMENTED),
-        pytest.param("after_pause_ratio.free", marks=_NEWER),
-        pytest.param("after_pause_ratio.pinned", marks=_NEWER),
-        pytest.param("pinned_vs_free_after_pause", marks=_NEWER),
+        "after_pause_ratio.free",
+        "after_pause_ratio.pinned",
+        "pinned_vs_free_after_pause",
     ],
 )
 def test_the_committed_run_has_the_figure(figure: str) -> None:
