@@ -179,7 +179,9 @@ def test_who_shares_with_one_that_makes_room_for_it_gets_that_room(bench):
     assert (a.here, b.here) == (True, False)
     for _ in range(2):
         bench.bring(b, a)
-        assert quarters(bench) == 4
+        # Who wrote the leaver may hold its bytes a little longer: then they are shared, which
+        # keeps all of them, and all are counted.
+        assert quarters(bench) == 4 + any(group.inside for group in b.groups)
         check_tuned(bench, b)
         bench.bring(a, b)
         assert quarters(bench) == 4
