@@ -56,7 +56,7 @@ def test_segments_share_the_parameters_among_them(plan, sizes):
     assert plan.segments[-1].output_bytes == plan.whole.output_bytes
 
 
-def test_no_launch_transposes_a_parameter(name, plan):
+def test_convolutions_transpose_nothing_but_values_between_segments(name, plan):
     # A transformer transposes what it computes. Convolutions want the values between segments in
     # another order than those lie in: one goes in, one comes out.
     assert name == "minilm" or plan.whole.transposes == 0

@@ -1,5 +1,6 @@
 """Every route over a real connection, every status code, and what happens to those who leave."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -9,6 +10,7 @@ import pytest
 from harness import ONE, Client, mlp, tensor, wait_for_queue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from missile_jax import DeviceMemoryError, HostMemoryError, Runtime
 from missile_jax.options import HttpOptions
@@ -303,3 +305,25 @@ def test_no_change_of_a_request_breaks_the_server(client, data):
         Inference_Header_Content_Length=str(length),
     )
     assert status in (200, 400), answer
+
+
+def test_an_inference_begins_without_a_task_and_its_answer_is_one_write(server, monkeypatch, gate):
+    tasks, sent = [], []
+    submit = Dataplane.submit
+
+    def noted(*args, **options):
+        tasks.append(asyncio.current_task())
+        return submit(*args, **options)
+
+    async def send(self, message):
+        sent.append(message)
+
+    monkeypatch.setattr(Dataplane, "submit", noted)
+    monkeypatch.setattr(RequestResponseCycle, "send", send)
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
+        body = tensor(7)
+        head = b"POST /v2/models/gate/infer HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body)
+        connection.sendall(head + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    assert tasks == [None]
+    assert sent == []
