@@ -120,11 +120,7 @@ void CheckAliases(const Plugin& plugin, Bytes bytes_of, void (*pause)(bool)) {
   Buffer* result = Launch(plugin, donating, alias.buffer, &end);
   Require(statistics.views_kept_from_donation == kept + 1, "an alias was donated");
   Buffer* view = Upload(plugin, client, values);
-  Question<Slot::kClientFulfillAliasBuffer> fulfill;
-  fulfill.client = client;
-  fulfill.buffer = view;
-  fulfill.fulfilment = alias.fulfilment;
-  plugin.Call(&fulfill);
+  Fulfill(plugin, client, alias, view);
   Destroy(plugin, view);
   Destroy(plugin, alias.buffer);
   const std::int64_t full = statistics.uploads_passed_full;
@@ -138,7 +134,8 @@ void CheckAliases(const Plugin& plugin, Bytes bytes_of, void (*pause)(bool)) {
   for (Buffer* buffer : {result, other}) Destroy(plugin, buffer);
 
   alias = MakeAlias(plugin, client, 10);
-  fulfill.buffer = nullptr;
+  Question<Slot::kClientFulfillAliasBuffer> fulfill;
+  fulfill.client = client;
   fulfill.status_code = static_cast<int>(Code::kInternal);
   fulfill.message = "none came";
   fulfill.message_size = std::strlen(fulfill.message);

@@ -190,6 +190,15 @@ inline Alias MakeAlias(const Plugin& plugin, Client* client, std::int64_t length
   return {create.alias, create.fulfilment};
 }
 
+// The alias shows `shown` from now on.
+inline void Fulfill(const Plugin& plugin, Client* client, const Alias& alias, Buffer* shown) {
+  Question<Slot::kClientFulfillAliasBuffer> fulfill;
+  fulfill.client = client;
+  fulfill.buffer = shown;
+  fulfill.fulfilment = alias.fulfilment;
+  plugin.Call(&fulfill);
+}
+
 // Begins a copy of a buffer of as many numbers, and returns its event.
 inline Event* ToHost(const Plugin& plugin, Buffer* buffer, std::vector<float>* to) {
   Question<Slot::kBufferToHostBuffer> copy;

@@ -77,11 +77,7 @@ class Copies {
     const Alias alias = MakeAlias(plugin_, client_, kCount);
     const Begun begun = ToDevice(alias.buffer);
     Buffer* view = Upload(plugin_, client_, values_);
-    Question<Slot::kClientFulfillAliasBuffer> fulfill;
-    fulfill.client = client_;
-    fulfill.buffer = view;
-    fulfill.fulfilment = alias.fulfilment;
-    plugin_.Call(&fulfill);
+    Fulfill(plugin_, client_, alias, view);
     Destroy(plugin_, view);
     Destroy(plugin_, alias.buffer);
     CheckLate("a copy of an alias", 0, kCount, kBytes, begun);
