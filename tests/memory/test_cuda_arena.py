@@ -216,3 +216,34 @@ def test_views_and_blocks_keep_the_memory(driver):
     assert "1 device allocations" in driver.leaks()
     del view
     assert driver.leaks() == ""
+
+
+def test_an_arena_of_pinned_memory_is_the_hosts_and_the_bus_takes_it_as_it_is(driver, card):
+    pinned = Arena.pinned(card.device, MIB)
+    assert (pinned.dlpack_device, pinned.alignment) == ((1, 0), 256)
+    assert pinned.address % (2 * MIB) == 0
+    hole, block = pinned.allocate(100 * KIB), pinned.allocate(MIB - 100 * KIB)
+    assert pinned.allocate(1) is None
+    content = np.random.default_rng(5).integers(0, 256, block.size_bytes, np.uint8)
+    block.array(0, (block.size_bytes,), np.uint8)[:] = content
+    hole.release()
+    assert pinned.compact() == block.size_bytes
+    array = block.array(0, (block.size_bytes,), np.uint8)
+    np.testing.assert_array_equal(array, content)
+    there = card.take(block.size_bytes)
+    before = driver.calls("cuMemcpyHtoDAsync_v2")
+    card.bus.write(there, array)
+    # A copy for each chunk of the link, not for each buffer that it would be staged in.
+    assert driver.calls("cuMemcpyHtoDAsync_v2") - before == 1
+    np.testing.assert_array_equal(card.bus.read(there), content)
+    block.release()
+    assert (pinned.free_bytes, block.state) == (100 * KIB, "waiting")
+    del array
+    assert (pinned.free_bytes, block.state) == (MIB, "free")
+
+
+def test_pinned_memory_that_is_not_to_be_had_is_a_memory_error(driver):
+    device = driver.device()
+    driver.fail("cuMemHostAlloc", 1, 2)
+    with pytest.raises(MemoryError, match="cuMemHostAlloc"):
+        Arena.pinned(device, MIB)

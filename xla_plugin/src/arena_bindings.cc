@@ -83,6 +83,14 @@ std::shared_ptr<Arena> MakeCudaArena(const std::shared_ptr<CudaDevice>& device,
   return std::make_shared<Arena>(std::make_unique<CudaRegion>(device, size), align);
 }
 
+std::shared_ptr<Arena> MakePinnedArena(const std::shared_ptr<CudaDevice>& device,
+                                       std::int64_t size_bytes, std::int64_t alignment) {
+  const std::uint64_t align = NotNegative(alignment, "alignment");
+  const std::uint64_t size = Arena::RegionBytes(NotNegative(size_bytes, "size_bytes"), align);
+  py::gil_scoped_release release;
+  return std::make_shared<Arena>(std::make_unique<PinnedRegion>(device, size), align);
+}
+
 // A move may take long: until it is over other Python threads run.
 void WaitForMove(const Block& block) {
   if (!block.moving()) return;
@@ -263,6 +271,9 @@ void BindArena(py::module_& m) {
                   "An arena of a CudaDevice's memory, of which it takes up to 3 MiB more than its "
                   "size. On a GPU a view may end before the launch that reads it has run: keep a "
                   "pin until the launch's end has been observed.")
+      .def_static("pinned", &MakePinnedArena, py::arg("device"), py::arg("size_bytes"),
+                  py::arg("alignment") = 256,
+                  "An arena of the host's memory that a CudaDevice reads and writes by itself.")
       .def_property_readonly(
           "dlpack_device",
           [](const Arena& arena) {

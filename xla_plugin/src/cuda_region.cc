@@ -1,6 +1,7 @@
 #include "cuda_region.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,10 @@ namespace {
 
 constexpr std::uint64_t kScratchBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kLargest = std::uint64_t{1} << 56;
+
+constexpr std::uint64_t StartIn(std::uint64_t address) {
+  return (address + kRegionAlignment - 1) / kRegionAlignment * kRegionAlignment;
+}
 
 }  // namespace
 
@@ -24,7 +29,7 @@ CudaRegion::CudaRegion(std::shared_ptr<const CudaDevice> device, std::uint64_t s
   }
   const CudaScope scope(*device_);
   device_->driver().cuMemAlloc(&allocation_, size_bytes + kScratchBytes + kRegionAlignment);
-  start_ = (allocation_ + kRegionAlignment - 1) / kRegionAlignment * kRegionAlignment;
+  start_ = StartIn(allocation_);
   scratch_ = start_ + size_bytes;
   // NOLINTNEXTLINE(performance-no-int-to-ptr): the driver counts addresses, tensors point.
   base_ = reinterpret_cast<std::byte*>(start_);
@@ -74,6 +79,22 @@ void CudaRegion::Enqueue(CudaAddress to, CudaAddress from, std::uint64_t size_by
       copy(scratch_, from + done, step, stream_.handle());
       copy(to + done, scratch_, step, stream_.handle());
     }
+  }
+}
+
+PinnedRegion::PinnedRegion(std::shared_ptr<const CudaDevice> device, std::uint64_t size_bytes)
+    : Region(size_bytes, {kDLCPU, 0}), memory_(std::move(device), size_bytes + kRegionAlignment) {
+  const auto start = reinterpret_cast<std::uintptr_t>(memory_.data());
+  base_ = memory_.data() + (StartIn(start) - start);
+}
+
+void PinnedRegion::MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) {
+  std::memmove(base_ + to, base_ + from, size_bytes);
+}
+
+void PinnedRegion::Copy(const std::vector<CopyRange>& ranges) {
+  for (const CopyRange& range : ranges) {
+    std::memcpy(base_ + range.to, base_ + range.from, range.size_bytes);
   }
 }
 

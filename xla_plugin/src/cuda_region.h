@@ -38,4 +38,17 @@ class CudaRegion : public Region {
   CudaAddress scratch_ = 0;
 };
 
+// Pinned memory of the host's, which a device reads and writes by itself.
+class PinnedRegion : public Region {
+ public:
+  // The host gives 2 MiB more, for the start. Throws NoMemory and CudaError.
+  PinnedRegion(std::shared_ptr<const CudaDevice> device, std::uint64_t size_bytes);
+
+  void MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) override;
+  void Copy(const std::vector<CopyRange>& ranges) override;
+
+ private:
+  const PinnedMemory memory_;
+};
+
 }  // namespace missile
