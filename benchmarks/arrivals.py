@@ -36,20 +36,6 @@ def from_trace(path: Path, rate_per_s: float, count: int, seed: int) -> np.ndarr
     return np.cumsum(repeated) / (rate_per_s * repeated.mean())
 
 
-def single_server(arrivals_s: np.ndarray, service_s: float | np.ndarray) -> np.ndarray:
-    """Latencies [n] in seconds of the same arrivals at one server that serves in order.
-
-    service_s: of all, or of each [n].
-    """
-    done = 0.0
-    latencies = np.empty(len(arrivals_s))
-    services = np.broadcast_to(service_s, len(arrivals_s))
-    for k, (arrival, service) in enumerate(zip(arrivals_s, services, strict=True)):
-        done = max(done, arrival) + service
-        latencies[k] = done - arrival
-    return latencies
-
-
 def streams_from(path: Path, rng: np.random.Generator) -> list[np.ndarray]:
     """Offsets in seconds from a trace file, one array for each function or task that it tells
     apart. Formats and errors: see `from_trace`."""

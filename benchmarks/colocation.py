@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks import arrivals
+from benchmarks import arrivals, single_server
 from benchmarks.load import BestEffort, back_to_back_s, latency_stream, throughput
 from benchmarks.report import Report, p99_interval_ms, percentiles
 from benchmarks.workloads import MIXES, WORKS, best_effort_model, latency_model
@@ -148,7 +148,7 @@ class _Bench:
             before, after = round(rate_per_s * _BEFORE_S), round(rate_per_s * _AFTER_S)
             times = self._arrivals(rate_per_s, before + count + after, seed)
             counted = slice(before, before + count)
-            ideal = arrivals.single_server(times, service_s)[counted]
+            ideal = single_server.in_order(times, service_s)[counted]
             due = times[counted]
             seconds = float(due[-1] + ideal[-1] - due[0])
             self.measured.turns["ideal", "", load].append(

@@ -8,8 +8,9 @@ never allowed.
 All systems get the same calls, in turns. *missile* is the runtime; *light_first* and
 *lru* are the same with these orders of eviction; *cold* loads a model from its checkpoint when it
 is called; *native* holds the functions that are called most, as many as fit, and refuses the
-others. *ideal* is no system: it simulates the calls at one server that serves in order, has every
-model in place, and takes the resident p50 of each, measured in the same run.
+others. Two are no systems: they simulate the calls at one server that has every model in place and
+takes the resident p50 of each, measured in the same run. *ideal* serves in order of arrival,
+*urgent* in the runtime's own order.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ import numpy as np
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from benchmarks.arrivals import single_server
 from benchmarks.calls import Calls, from_trace, production
 from benchmarks.functions import CONVOLUTIONAL, ENCODER, PERCEPTRON, Architecture, fine_tune
 from benchmarks.report import Report
+from benchmarks.single_server import by_urgency, in_order
 from benchmarks.whole_models import Stored, WholeModels, compiled
 from missile_jax import SLO, LaunchRecord, Model, ModelNotFoundError, Runtime
 from missile_jax.memory.memory import ARENA_SHARE
@@ -39,6 +40,7 @@ from missile_jax.memory.memory import ARENA_SHARE
 CASES = {"one": (ENCODER,), "mixed": (ENCODER, PERCEPTRON, CONVOLUTIONAL)}
 ORDERS = {"missile": "greedy_dual", "light_first": "light_first", "lru": "lru"}
 SYSTEMS = (*ORDERS, "cold", "native")
+SIMULATED = ("ideal", "urgent")
 # Of all parameters, what the device has room for.
 ROOM = 0.1
 SLO_FACTOR = 3.0
@@ -218,10 +220,10 @@ class _Bench:
         )
 
     def _load(self, runtimes: Sequence[Runtime], folder: Path) -> None:
-        resident_s = self._resident_s()
+        objectives = _objectives(self._resident_s())
         start_s = time.perf_counter()
         for k, name in enumerate(self._names):
-            model = self._model(k, SLO(SLO_FACTOR * resident_s[k] * 1e3, SLO_PERCENTILE / 100))
+            model = self._model(k, objectives[k])
             for runtime in runtimes:
                 runtime.load(model)
             save_file(_flat(model.params), folder / f"{name}.safetensors")
@@ -251,24 +253,31 @@ class _Bench:
         return np.array([medians[a.name] for a in self._architectures])
 
     def at_load(self, load: float) -> list[dict[str, Any]]:
-        """A row for each system at this load, and one for the ideal."""
+        """A row for each system at this load, and one for each simulated server."""
         calls = self._calls.at_load(load, self._resident_s())
         warm = round(_WARM_UP * len(calls))
         edges = np.linspace(warm, len(calls), self._chosen.parts + 1).astype(int)[:-1].tolist()
         first, *parts = calls.parts(edges)
         for system in self._systems.values():
             self._play(system, first)
-        seen = {name: _Seen() for name in (*SYSTEMS, "ideal")}
+        seen = {name: _Seen() for name in (*SYSTEMS, *SIMULATED)}
         for turn, part in enumerate(parts):
             self._measure_resident(2)
             shift = turn % len(SYSTEMS)
             for name in SYSTEMS[shift:] + SYSTEMS[:shift]:
                 self._observe(self._systems[name], part, seen[name])
-            resident_s = self._resident_s()[part.function]
-            seen["ideal"].latencies_s.append(single_server(part.at_s, resident_s))
+            for name, latencies_s in self._simulated(part).items():
+                seen[name].latencies_s.append(latencies_s)
         function = np.concatenate([part.function for part in parts])
         resident_s = self._resident_s()[function]
         return [_row(name, s, function, resident_s) for name, s in seen.items()]
+
+    def _simulated(self, calls: Calls) -> dict[str, np.ndarray]:
+        functions_s = self._resident_s()
+        service_s = functions_s[calls.function]
+        ordered = in_order(calls.at_s, service_s)
+        urgent = by_urgency(calls.at_s, service_s, calls.function, _objectives(functions_s))
+        return dict(zip(SIMULATED, (ordered, urgent), strict=True))
 
     def _observe(self, system: _System, part: Calls, seen: _Seen) -> None:
         busy_s, loads = system.busy_s, system.loads
@@ -304,6 +313,11 @@ class _Bench:
         for future in futures:
             future.result()
         return ended - start_s - calls.at_s
+
+
+def _objectives(resident_s: np.ndarray) -> list[SLO]:
+    """Of each function. resident_s: their resident p50 [functions]."""
+    return [SLO(SLO_FACTOR * own_s * 1e3, SLO_PERCENTILE / 100) for own_s in resident_s.tolist()]
 
 
 def compliant(function: np.ndarray, ratios: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from missile_jax.engine.device import Device
 from missile_jax.engine.job import Job, Piece
 from missile_jax.engine.request import NEVER_NS, Phases, Request
 from missile_jax.engine.sharing import Sharing
-from missile_jax.engine.stats import ModelStats
 from missile_jax.engine.table import Served, Table
 from missile_jax.errors import (
     DeadlineExceededError,
@@ -194,6 +194,7 @@ class Multiplexer:
             if self.memory.may_unblock_itself:
                 self._sooner.notify()
         now_ns, launched = self.clock.now_ns(), False
+        self.table.judge(now_ns)
         yields = self.yields and self.device.autonomous
         try:
             more = True
@@ -298,11 +299,11 @@ class Multiplexer:
         with self.lock:
             if request.settled:
                 return
-            for stats in self._abandon(request):
-                stats.cancel_count += 1
+            for served in self._abandon(request):
+                served.stats.cancel_count += 1
             self._idle.notify_all()
 
-    def _abandon(self, request: Request) -> list[ModelStats]:
+    def _abandon(self, request: Request) -> list[Served]:
         """Nobody waits for `request` any more. Returns where to count that, if anywhere."""
         request.settled = True
         # Its future may keep it for long.
@@ -311,14 +312,16 @@ class Multiplexer:
         for served in versions:
             served.queue.remove(request)
             self.table.settle(served)
-        return [served.stats for served in versions[:1]]
+        return versions[:1]
 
     def _expire(self, outcomes: list[Outcome]) -> None:
         if not self._deadlines:
             return
         for request in self._deadlines.late(self.clock.now_ns()):
-            for stats in self._abandon(request):
-                stats.expire_count += 1
+            for served in self._abandon(request):
+                served.stats.expire_count += 1
+                if served.attainment is not None:
+                    served.attainment.note(math.inf)
             outcomes.append((request, None, _late(request)))
 
     def wait_for_deadline(self) -> bool:
@@ -452,6 +455,8 @@ def _count(served: Served, job: Job, now_ns: int) -> None:
             waited = (request.arrival_ns, request.queue_ns, request.swap_ns)
             phases = request.future.phases = Phases(*waited, job.compute_ns, now_ns)
             fit = request.fit
+            if served.attainment is not None:
+                served.attainment.note(now_ns - request.arrival_ns)
             served.stats.succeeded(phases, served.slo_ns, fit.input_bytes, fit.output_bytes)
 
 

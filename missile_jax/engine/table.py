@@ -17,11 +17,14 @@ from missile_jax.program.program import Program
 from missile_jax.schedule.admission import TenantQueue
 from missile_jax.schedule.queue import RequestQueue
 from missile_jax.schedule.shares import ClassShare, FairShare
+from missile_jax.schedule.slo import Attainment, Standing, Urgency
 from missile_jax.schedule.view import ModelView, View
 from missile_jax.spec import Priority
 
 # Long before any arrival: no latency-sensitive request was seen yet.
 _LONG_AGO_NS = -(2**62)
+# Nobody waits: a job between two segments goes on before others start.
+_UNDER_WAY = Urgency(Standing.OVERDUE, 0)
 
 
 class Account(NamedTuple):
@@ -37,6 +40,7 @@ class Served:
     """A version of a model.
 
     weight: share of device time among best-effort models. slo_ns: None without an objective.
+    attainment: how it has kept to that lately; None without one.
     paused: jobs between two segments. in_flight: pieces on the device.
     key: what policies know it by: the model's name, until it is retired.
     launch_bytes: the most that XLA allocates for a launch; 0 where that is not counted.
@@ -58,13 +62,17 @@ class Served:
     latency: bool = field(init=False)
     moves: bool = field(init=False)
     slo_ns: int | None = field(init=False)
+    attainment: Attainment | None = field(init=False)
 
     def __post_init__(self) -> None:
         info = self.program.info
         self.name = self.key = info.name
         self.latency = info.priority is Priority.LATENCY
         self.moves = self.parameters.moves
-        self.slo_ns = None if info.slo is None else round(info.slo.deadline_ms * 1e6)
+        self.slo_ns = self.attainment = None
+        if info.slo is not None:
+            self.slo_ns = round(info.slo.deadline_ms * 1e6)
+            self.attainment = Attainment(info.slo)
 
     @property
     def idle(self) -> bool:
@@ -84,10 +92,18 @@ class Served:
             len(self.paused),
             self.in_flight,
             0 if first is None else first.arrival_ns,
-            0 if head is None else head.due_ns,
+            self._urgency(head),
             vruntime_ns,
             ready,
         )
+
+    def _urgency(self, head: Request | None) -> Urgency:
+        if head is None:
+            return _UNDER_WAY
+        standing = self.queue.standing
+        if standing is Standing.IN_TIME and self.attainment is not None and self.attainment.short:
+            standing = Standing.SHORT
+        return Urgency(standing, head.due_ns)
 
     def snapshot(self) -> dict[str, Any]:
         """Its counters and plans as plain values."""
@@ -106,11 +122,12 @@ class Served:
                 for (rows, length), plan in self.program.plans.items()
             ],
         }
-        if self.slo_ns is not None:
+        if self.slo_ns is not None and self.attainment is not None:
             values["slo_ms"] = self.slo_ns / 1e6
             values["slo_attainment"] = self.stats.within_slo_count / max(
                 self.stats.success_count, 1
             )
+            values["slo_required"] = self.attainment.required
         return values
 
     def tell_memory(self) -> None:
@@ -119,7 +136,7 @@ class Served:
         self.parameters.update(
             head is not None,
             bool(self.in_flight or self.paused),
-            head.due_ns if head is not None else 0,
+            self._urgency(head),
         )
 
 
@@ -270,6 +287,12 @@ class Table:
         if self.launch_limit is None or not self._launch_bytes:
             return True  # by itself any model's fits, or it would not have been loaded
         return self._launch_bytes + served.launch_bytes <= self.launch_limit
+
+    def judge(self, now_ns: int) -> None:
+        """Finds out who can still be in time, for the next view."""
+        for served in self._active.values():
+            if served.latency and served.queue.judge(now_ns) and served.moves:
+                served.tell_memory()
 
     def view(self, now_ns: int, yields: bool) -> View:
         vruntime_ns = self._fair.vruntime_ns

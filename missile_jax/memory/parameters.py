@@ -10,6 +10,9 @@ import jax
 
 from missile_jax.program.plan import Segment
 
+# A tuple, whose order is all that matters here: see `schedule.slo`.
+Urgency = tuple[int, int]
+
 
 class Parameters(Protocol):
     """All but `use` and `detached` are called under the engine's lock.
@@ -37,8 +40,11 @@ class Parameters(Protocol):
         """How long after `since_ns` what `segment` needs was there; 0 if it was before."""
         ...
 
-    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
-        """The model has requests that wait, or a job under way, or neither."""
+    def update(self, waiting: bool, running: bool, urgency: Urgency) -> None:
+        """The model has requests that wait, or a job under way, or neither.
+
+        urgency: of the request that is next; the smaller goes first.
+        """
         ...
 
     def use(self, segment: Segment) -> AbstractContextManager[Sequence[jax.Array | None]]:
@@ -77,7 +83,7 @@ class Fixed:
     def awaited_ns(self, segment: Segment, since_ns: int) -> int:
         return 0
 
-    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
+    def update(self, waiting: bool, running: bool, urgency: Urgency) -> None:
         """Nothing ever moves."""
 
     def use(self, segment: Segment) -> AbstractContextManager[Sequence[jax.Array]]:

@@ -14,6 +14,7 @@ import numpy as np
 from missile_jax._native import Block, Views
 from missile_jax.errors import DeviceMemoryError, MissileError
 from missile_jax.memory.eviction import Return
+from missile_jax.memory.parameters import Urgency
 from missile_jax.memory.parked import ParkedArrays
 from missile_jax.memory.store import Group, HostModel
 from missile_jax.program.plan import Segment
@@ -70,7 +71,7 @@ class Residence:
     ran: bool = False
     waiting: bool = False
     running: bool = False
-    due_ns: int = 0
+    urgency: Urgency = (0, 0)
     since_ns: int = 0
     last_used_ns: int = 0
     worth: float = 0.0
@@ -133,8 +134,8 @@ class Residence:
         needs = self.needs(segment)
         return max(0, self._here_ns[needs[-1]] - since_ns) if needs else 0
 
-    def update(self, waiting: bool, running: bool, due_ns: int) -> None:
-        self.owner.update(self, waiting, running, due_ns)
+    def update(self, waiting: bool, running: bool, urgency: Urgency) -> None:
+        self.owner.update(self, waiting, running, urgency)
 
     def detached(self, result: jax.Array) -> Any:
         # A model may return a parameter as it is; the answer is to outlive the parameter's stay.

@@ -21,6 +21,7 @@ from missile_jax._native import Arena, Block
 from missile_jax.errors import DeviceMemoryError, MissileError
 from missile_jax.memory.eviction import EvictionOrder, Return
 from missile_jax.memory.host import Host, nothing
+from missile_jax.memory.parameters import Urgency
 from missile_jax.memory.parked import ParkedArrays
 from missile_jax.memory.residence import Counters, Residence
 from missile_jax.memory.store import Group, HostModel
@@ -136,8 +137,8 @@ class Residency:
         self._host.release(residence.host)
         self._let_in_all()
 
-    def update(self, model: Residence, waiting: bool, running: bool, due_ns: int) -> None:
-        model.waiting, model.running, model.due_ns = waiting, running, due_ns
+    def update(self, model: Residence, waiting: bool, running: bool, urgency: Urgency) -> None:
+        model.waiting, model.running, model.urgency = waiting, running, urgency
         if running:
             model.ran, model.last_used_ns = True, self.now_ns()
         elif model.admitted and (model.ran or not waiting):
@@ -394,8 +395,8 @@ class Residency:
         }
 
 
-def _order(model: Residence) -> tuple[bool, int, int, str]:
-    return (not model.latency, model.due_ns, model.since_ns, model.name)
+def _order(model: Residence) -> tuple[bool, Urgency, int, str]:
+    return (not model.latency, model.urgency, model.since_ns, model.name)
 
 
 def _may_spill(model: Residence, asker: Residence) -> bool:

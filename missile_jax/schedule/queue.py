@@ -7,15 +7,19 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from missile_jax.schedule.slo import Due, Standing, standing
 
-class Waiting(Protocol):
+# More than there are levels.
+_LEVELS = 2**32
+
+
+class Waiting(Due, Protocol):
     """What a queue needs to know of a request.
 
     rows: B of its inputs.
     length: bucket of its sequences; requests of one batch have the same. 0 without sequences.
-    level: those of a lower one go first.
+    level: those of a lower one go first; below 2**32.
     work_ns: what it adds to the wait of those behind it, at least.
-    arrival_ns, due_ns: for the order among models.
     """
 
     @property
@@ -24,18 +28,12 @@ class Waiting(Protocol):
     def length(self) -> int: ...
     @property
     def level(self) -> int: ...
-    @property
-    def work_ns(self) -> int: ...
-    @property
-    def arrival_ns(self) -> int: ...
-    @property
-    def due_ns(self) -> int: ...
 
 
 R = TypeVar("R", bound=Waiting)
 
 
-class _Level(Generic[R]):
+class _Group(Generic[R]):
     """Requests that are equally urgent, by identity."""
 
     __slots__ = ("requests", "work_ns")
@@ -46,15 +44,21 @@ class _Level(Generic[R]):
 
 
 class RequestQueue(Generic[R]):
-    """First in, first out within a level, with a limit; any request can be taken out at once."""
+    """First in, first out within a level, with a limit; any request can be taken out at once.
+
+    A request is taken to be in time until `judge` finds that it can not be.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._size = 0
-        self._levels: dict[int, _Level[R]] = {}
-        # Ascending. None of them is empty, but for one that stays where nothing waits: the next
-        # request is most often of the same level.
+        # By standing, then level. None of them is empty, but for one that stays where nothing
+        # waits: the next request is most often of the same level.
+        self._groups: dict[int, _Group[R]] = {}
+        # The numbers of the groups, ascending.
         self._order: list[int] = []
+        # By identity, of those that are not in time.
+        self._standings: dict[int, Standing] = {}
 
     def __len__(self) -> int:
         return self._size
@@ -62,7 +66,7 @@ class RequestQueue(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         """In the order in which they will be taken."""
         for number in self._order:
-            yield from self._levels[number].requests.values()
+            yield from self._groups[number].requests.values()
 
     @property
     def full(self) -> bool:
@@ -71,39 +75,49 @@ class RequestQueue(Generic[R]):
     @property
     def work_ns(self) -> int:
         """Of all that wait."""
-        return sum(level.work_ns for level in self._levels.values())
+        return sum(group.work_ns for group in self._groups.values())
 
     def ahead_ns(self, level: int) -> int:
         """The work that a request of `level` finds before it."""
-        return sum(self._levels[number].work_ns for number in self._order if number <= level)
+        own = _number(Standing.IN_TIME, level)
+        return sum(self._groups[number].work_ns for number in self._order if number <= own)
 
     def push(self, request: R) -> None:
-        level = self._levels.get(request.level)
-        if level is None:
-            if not self._size:
-                self.clear()
-            level = self._levels[request.level] = _Level()
-            bisect.insort(self._order, request.level)
-        level.requests[id(request)] = request
-        level.work_ns += request.work_ns
-        self._size += 1
+        self._put(request, Standing.IN_TIME)
 
     def head(self) -> R | None:
         """The request that is next, or None."""
-        if not self._size:
-            return None
-        return next(iter(self._levels[self._order[0]].requests.values()))
+        return self._first(0) if self._size else None
+
+    @property
+    def standing(self) -> Standing:
+        """Of the request that is next."""
+        if not self._standings:
+            return Standing.IN_TIME
+        return Standing(self._order[0] // _LEVELS)
+
+    def judge(self, now_ns: int) -> bool:
+        """Puts those in their place that can not be in time any more, or have waited very long.
+
+        Looks at the first of all and the first that is late. Returns whether any has moved.
+        """
+        moved = self._judge_first(Standing.OVERDUE, now_ns)
+        if self._standings:
+            moved |= self._judge_first(Standing.LATE, now_ns)
+        return moved
 
     def remove(self, request: R) -> bool:
         """Takes `request` out wherever it stands. False if it is not in the queue."""
-        level = self._levels.get(request.level)
-        if level is None or level.requests.pop(id(request), None) is None:
+        number = _number(self._standings.get(id(request), Standing.IN_TIME), request.level)
+        group = self._groups.get(number)
+        if group is None or group.requests.pop(id(request), None) is None:
             return False
-        level.work_ns -= request.work_ns
+        self._standings.pop(id(request), None)
+        group.work_ns -= request.work_ns
         self._size -= 1
-        if self._size and not level.requests:
-            del self._levels[request.level]
-            self._order.remove(request.level)
+        if self._size and not group.requests:
+            del self._groups[number]
+            self._order.remove(number)
         return True
 
     def take_batch(self, max_rows: int) -> list[R]:
@@ -115,7 +129,7 @@ class RequestQueue(Generic[R]):
         batch: list[R] = []
         rows = 0
         while self._size:
-            head = next(iter(self._levels[self._order[0]].requests.values()))
+            head = self._first(0)
             if batch and (head.length != batch[0].length or rows + head.rows > max_rows):
                 break
             self.remove(head)
@@ -127,6 +141,44 @@ class RequestQueue(Generic[R]):
         """Takes all requests."""
         requests = list(self)
         self._size = 0
-        self._levels.clear()
+        self._groups.clear()
         self._order.clear()
+        self._standings.clear()
         return requests
+
+    def _put(self, request: R, standing: Standing) -> None:
+        number = _number(standing, request.level)
+        group = self._groups.get(number)
+        if group is None:
+            if not self._size:
+                self.clear()
+            group = self._groups[number] = _Group()
+            bisect.insort(self._order, number)
+        if standing is not Standing.IN_TIME:
+            self._standings[id(request)] = standing
+        group.requests[id(request)] = request
+        group.work_ns += request.work_ns
+        self._size += 1
+
+    def _first(self, at: int) -> R:
+        return next(iter(self._groups[self._order[at]].requests.values()))
+
+    def _judge_first(self, least: Standing, now_ns: int) -> bool:
+        """Of those whose standing is `least` or above."""
+        moved = False
+        while self._size:
+            at = bisect.bisect_left(self._order, _number(least, 0))
+            if at == len(self._order):
+                break
+            request = self._first(at)
+            found = standing(request, now_ns)
+            if found is self._standings.get(id(request), Standing.IN_TIME):
+                break
+            self.remove(request)
+            self._put(request, found)
+            moved = True
+        return moved
+
+
+def _number(standing: Standing, level: int) -> int:
+    return standing * _LEVELS + level

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from missile_jax.schedule.slo import Urgency
+
 
 class ModelView(NamedTuple):
     """A model that has something to run.
@@ -17,7 +19,8 @@ class ModelView(NamedTuple):
     paused: jobs between two segments, ready to go on.
     in_flight: launches of this model on the device.
     arrival_ns: of its oldest waiting request, or of its paused job.
-    due_ns: when its oldest waiting request should be done: its own deadline or the model's SLO.
+    urgency: of the request that is next: by its own deadline, the model's SLO, and how the model
+        has kept to that.
     vruntime_ns: device time it has had, divided by its weight.
     ready: whether the parameters of its next piece are on the device.
     """
@@ -28,7 +31,7 @@ class ModelView(NamedTuple):
     paused: int
     in_flight: int
     arrival_ns: int
-    due_ns: int
+    urgency: Urgency
     vruntime_ns: float
     ready: bool = True
 

@@ -1,4 +1,4 @@
-"""benchmarks.arrivals: seeded laws, trace formats, the ideal server."""
+"""benchmarks.arrivals: seeded laws, trace formats."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.arrivals import from_trace, poisson, single_server
+from benchmarks.arrivals import from_trace, poisson
 
 
 def test_poisson_is_seeded_and_has_its_rate() -> None:
@@ -14,11 +14,6 @@ def test_poisson_is_seeded_and_has_its_rate() -> None:
     assert np.array_equal(a, b)
     assert len(a) / a[-1] == pytest.approx(50.0, rel=0.03)
     assert not np.array_equal(a, poisson(50.0, 20_000, seed=4))
-
-
-def test_a_single_server_serves_in_order() -> None:
-    latencies = single_server(np.array([0.0, 0.1, 0.2, 5.0]), service_s=1.0)
-    assert latencies == pytest.approx([1.0, 1.9, 2.8, 1.0])
 
 
 TRACES = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.arrivals import single_server
 from benchmarks.calls import BUSIEST_SHARE, Calls, from_trace, production
+from benchmarks.single_server import in_order
 
 
 def of_busiest_tenth(calls: Calls, functions: int) -> float:
@@ -42,7 +42,7 @@ def test_a_load_keeps_one_server_busy_for_that_share() -> None:
     service_s = np.array([0.002, 0.005] * 25)
     calls = production(50, 1000, seed=0).at_load(0.4, service_s)
     assert service_s[calls.function].sum() / calls.at_s[-1] == pytest.approx(0.4)
-    assert single_server(calls.at_s, service_s[calls.function]).min() >= 0.002 * (1 - 1e-9)
+    assert in_order(calls.at_s, service_s[calls.function]).min() >= 0.002 * (1 - 1e-9)
 
 
 def test_parts_begin_where_the_one_before_ended() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from missile_jax.errors import ConfigError
 from missile_jax.schedule.policies import Concurrent, Fifo, Missile, make_policy, policy_names
+from missile_jax.schedule.slo import Standing, Urgency
 from missile_jax.schedule.view import Launch, ModelView, View
 
 FAR_NS = 2**62
@@ -26,7 +27,9 @@ def views(draw):
             paused=draw(st.integers(0, 2)),
             in_flight=draw(st.integers(0, 1)),
             arrival_ns=draw(st.integers(0, 5)),
-            due_ns=draw(st.integers(0, 5) | st.just(FAR_NS)),
+            urgency=Urgency(
+                draw(st.sampled_from(Standing)), draw(st.integers(0, 5) | st.just(FAR_NS))
+            ),
             vruntime_ns=float(draw(st.integers(0, 3))),
         )
         if model.launchable or model.in_flight:
@@ -114,11 +117,11 @@ def test_missile_not_beside_never_overlaps(view, policy):
 
 
 @given(view=views(), policy=missiles)
-def test_missile_serves_the_earliest_due_first(view, policy):
+def test_missile_serves_the_most_urgent_first(view, policy):
     launches = launched(view, policy, True)
-    due = {m.name: m.due_ns for m in view.models}
-    earliest = sorted(m.due_ns for m in waiting(view, True))[: len(launches)]
-    assert [due[launch.model] for launch in launches] == earliest
+    urgency = {m.name: m.urgency for m in view.models}
+    first = sorted(m.urgency for m in waiting(view, True))[: len(launches)]
+    assert [urgency[launch.model] for launch in launches] == first
     assert all(launch.whole for launch in launches)
 
 
@@ -138,8 +141,9 @@ def test_missile_runs_whole_jobs_only_when_calm_or_where_they_yield(view, policy
 
 
 def test_missile_that_owes_best_effort_launches_both():
-    late = ModelView("ls", True, 1, 0, 0, 0, 0, 0.0)
-    starved = ModelView("be", False, 1, 0, 0, 0, 0, 0.0)
+    urgency = Urgency(Standing.IN_TIME, 0)
+    late = ModelView("ls", True, 1, 0, 0, 0, urgency, 0.0)
+    starved = ModelView("be", False, 1, 0, 0, 0, urgency, 0.0)
     view = View(10, (late, starved), 0, 0, 10, 0.0)
     both = [Launch("be", whole=False), Launch("ls", whole=True)]
     assert Missile(best_effort_floor=0.1).decide(view) == both

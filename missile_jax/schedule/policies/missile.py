@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from missile_jax.errors import ConfigError
+from missile_jax.schedule.slo import Urgency
 from missile_jax.schedule.view import Launch, ModelView, View
 
 
@@ -14,10 +15,11 @@ from missile_jax.schedule.view import Launch, ModelView, View
 class Missile:
     """The default policy.
 
-    LS requests run first, two at a time, the earliest due before the others. From the arrival of an
-    LS request on no further BE piece is launched until no LS request is left. BE models share the
-    rest by weight, one piece in flight; pieces are segments while LS traffic is around and whole
-    jobs otherwise. Where BE pieces yield the processors that they run on, they are always whole.
+    LS requests run first, two at a time, the most urgent before the others: see `slo.Standing`.
+    From the arrival of an LS request on no further BE piece is launched until none is left. BE
+    models share the rest by weight, one piece in flight; pieces are segments while LS traffic is
+    around and whole jobs otherwise. Where BE pieces yield the processors that they run on, they are
+    always whole.
 
     beside: launch an LS request at once beside the BE segment in flight; False waits for its end.
         Beside is better where segments are long against an LS request: see docs/scheduling.md.
@@ -74,12 +76,12 @@ class Missile:
         clear = self.beside or not (launches or view.best_effort_in_flight)
         room = self.abreast(latency=True) - view.latency_in_flight
         if clear and room > 0:
-            launches += [Launch(m.name, whole=True) for m in sorted(latency, key=_due)[:room]]
+            launches += [Launch(m.name, whole=True) for m in sorted(latency, key=_urgent)[:room]]
         return launches
 
 
-def _due(model: ModelView) -> tuple[int, int, str]:
-    return (model.due_ns, model.arrival_ns, model.name)
+def _urgent(model: ModelView) -> tuple[Urgency, int, str]:
+    return (model.urgency, model.arrival_ns, model.name)
 
 
 def _behind(model: ModelView) -> tuple[float, int, str]:
