@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +12,26 @@ import numpy as np
 
 from missile_jax._native import Arena, CudaDevice, Link
 from missile_jax.errors import ConfigError
-from missile_jax.memory.card import card_bytes
-from missile_jax.memory.link import best_copy, make_link
+from missile_jax.memory.card import card_bytes, card_names
+from missile_jax.memory.link import (
+    BestCopy,
+    best_copy,
+    elbow,
+    make_link,
+    remembered,
+    transfer_curve,
+)
 from missile_jax.memory.store import pageable_zeros
 from missile_jax.spec import JaxDevice
 
 # What XLA aligns its own arrays to.
 _ALIGNMENT = {"cpu": 64, "gpu": 256}
-# Where PCIe's transfer curve has its elbow (Torpor, arXiv:2306.03622, section on grouping).
-_CUDA_GROUP_BYTES = 2 << 20
 _LEAST_GROUP_BYTES = 256 << 10
+# Sizes of copies to try for the elbow of a GPU's transfer curve: some 2 MiB over PCIe (Torpor,
+# arXiv:2306.03622, section on grouping).
+_CUDA_GROUP_SIZES = tuple(1 << k for k in range(18, 25))
 # Copies in flight: one is submitted while the other is on the bus.
 _CUDA_THREADS = 2
-_PROBE_BYTES, _PROBES = 32 << 20, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,7 @@ def _on_cpu(
     except (MemoryError, ValueError) as error:
         raise ConfigError(f"device_memory= is too much: {error}") from None
     link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
-    best = best_copy(cache_dir)
-    rate = link_bytes_per_s or best.bytes_per_s
-    # What a copy costs beside its bytes is less on a slow bus: its elbow comes earlier.
-    elbow_bytes = max(_LEAST_GROUP_BYTES, round(best.elbow_bytes * min(1, rate / best.bytes_per_s)))
+    rate, elbow_bytes = _at_rate(best_copy(cache_dir), link_bytes_per_s)
     return Backing(arena, link, rate, elbow_bytes, alignment, pageable_zeros)
 
 
@@ -85,18 +87,25 @@ def _on_cuda(
     try:
         cuda = CudaDevice(device.local_hardware_id)
         _check_budget(device, size_bytes, card_bytes(device.local_hardware_id))
-        arena = Arena.on_cuda(cuda, size_bytes, alignment=alignment)
+        arena = _cuda_arena(cuda, size_bytes, alignment)
+        best = _best_cuda_copy(cuda, arena, cache_dir)
+        link = Link(cuda=cuda, threads=best.threads, emulate_bytes_per_s=link_bytes_per_s or 0.0)
+    except ConfigError:
+        raise
+    except (MemoryError, RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"device_memory= cannot manage {device}: {error}") from None
+    rate, elbow_bytes = _at_rate(best, link_bytes_per_s)
+    return Backing(arena, link, rate, elbow_bytes, alignment, partial(_pinned_zeros, cuda))
+
+
+def _cuda_arena(cuda: CudaDevice, size_bytes: int, alignment: int) -> Arena:
+    try:
+        return Arena.on_cuda(cuda, size_bytes, alignment=alignment)
     except MemoryError as error:
         raise ConfigError(
             f"device_memory= is too much: {error}; XLA takes three quarters of a "
             "GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION is set before JAX is first used"
         ) from None
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"device_memory= cannot manage {device}: {error}") from None
-    link = Link(cuda=cuda, threads=_CUDA_THREADS, emulate_bytes_per_s=link_bytes_per_s or 0.0)
-    zeros = partial(_pinned_zeros, cuda)
-    rate = link_bytes_per_s or _measured_rate(arena, link, zeros)
-    return Backing(arena, link, rate, _CUDA_GROUP_BYTES, alignment, zeros)
 
 
 def _check_budget(device: JaxDevice, arena_bytes: int, all_bytes: int) -> None:
@@ -122,15 +131,28 @@ def _pinned_zeros(cuda: CudaDevice, size_bytes: int) -> np.ndarray:
     return data
 
 
-def _measured_rate(arena: Arena, link: Link, zeros: Callable[[int], np.ndarray]) -> float:
-    source = zeros(min(_PROBE_BYTES, arena.size_bytes))
-    block = arena.allocate(len(source))
-    assert block is not None  # The arena is empty.
-    flow = link.flow("probe")
-    times = []
-    for _ in range(_PROBES):
-        start = time.perf_counter()
-        flow.copy((block.address, block), 0, source, 0, len(source)).wait()
-        times.append(time.perf_counter() - start)
-    flow.close()
-    return len(source) / statistics.median(times)
+def _at_rate(best: BestCopy, link_bytes_per_s: float | None) -> tuple[float, int]:
+    """The rate, and the elbow: it comes earlier on a slow bus, where what a copy costs beside its
+    bytes is less of it."""
+    rate = link_bytes_per_s or best.bytes_per_s
+    elbow_bytes = round(best.elbow_bytes * min(1, rate / best.bytes_per_s))
+    return rate, max(_LEAST_GROUP_BYTES, elbow_bytes)
+
+
+def _best_cuda_copy(cuda: CudaDevice, arena: Arena, cache_dir: Path) -> BestCopy:
+    """From pinned memory, measured once a card in some 0.2 s; see `remembered`.
+
+    An arena that has no room for all sizes tells only of those that it has room for: what is found
+    there is not remembered.
+    """
+    sizes = [size for size in _CUDA_GROUP_SIZES if size <= arena.size_bytes] or [arena.size_bytes]
+
+    def measure() -> BestCopy:
+        block = arena.allocate(sizes[-1])
+        assert block is not None  # The arena is empty.
+        link = Link(cuda=cuda, threads=_CUDA_THREADS)
+        rates = transfer_curve(link, block, _pinned_zeros(cuda, 2 * sizes[-1]), sizes)
+        return BestCopy(_CUDA_THREADS, False, max(rates.values()), elbow(rates))
+
+    whole = len(sizes) == len(_CUDA_GROUP_SIZES)
+    return remembered(cache_dir, card_names(cuda.ordinal), measure, keep=whole)

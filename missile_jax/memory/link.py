@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
-import threading
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -25,11 +27,15 @@ from missile_jax import _native
 # Larger than the caches, so that it is memory that is measured.
 _SIZE_BYTES = 64 << 20
 _REPEATS = 7
+# A slow bus is tried less often.
+_LONGEST_CURVE_S = 0.5
 _CHUNK_BYTES = 1 << 20
 # A second thread takes a core from what computes, so it has to be worth it.
 _WORTH_A_THREAD = 1.03
-# Sizes of copies to try for the elbow, and the part of the best rate that is reached there.
+# Sizes of copies to try for the elbow, how many bytes each time, and the part of the best rate that
+# is reached there.
 _GROUP_SIZES = tuple(1 << k for k in range(18, 24))
+_TURN_BYTES = 32 << 20
 _AT_THE_ELBOW = 0.85
 
 
@@ -74,17 +80,26 @@ def make_link(
 
 
 def best_copy(cache_dir: Path) -> BestCopy:
-    """Measured once a machine, some 0.5 s, and remembered in `cache_dir`.
+    """The CPU's own, measured in some 0.5 s; see `remembered`."""
+    return remembered(cache_dir, (), _measure)
 
-    Warns where it can not be written: then it is measured again the next time.
+
+def remembered(
+    cache_dir: Path, names: Sequence[str], measure: Callable[[], BestCopy], *, keep: bool = True
+) -> BestCopy:
+    """What `measure` finds, asked once for this machine and what `names` tell of its parts.
+
+    Kept in `cache_dir`, unless not to `keep` is asked for. Warns where it can not be written: then
+    it is measured again the next time.
     """
-    path = cache_dir / f"copy-{_machine_digest()}.json"
+    path = cache_dir / f"copy-{_digest(names)}.json"
     known = _read(path)
     if known is not None:
         return known
-    best = _measure()
+    best = measure()
     try:
-        _write(path, best)
+        if keep:
+            _write(path, best)
     except OSError as error:
         warnings.warn(f"the best copy is not remembered: {error}", stacklevel=2)
     return best
@@ -93,7 +108,7 @@ def best_copy(cache_dir: Path) -> BestCopy:
 def _measure() -> BestCopy:
     rates = _native.measure_copies(_SIZE_BYTES, _REPEATS, _CHUNK_BYTES, min(2, _cores()))
     way = _choose(rates)
-    return BestCopy(*way, rates[way], _elbow(_transfer_curve(*way)))
+    return BestCopy(*way, rates[way], elbow(_curve(*way)))
 
 
 def _choose(rates: dict[tuple[int, bool], float]) -> tuple[int, bool]:
@@ -103,37 +118,54 @@ def _choose(rates: dict[tuple[int, bool], float]) -> tuple[int, bool]:
     return best if rates[best] > _WORTH_A_THREAD * rates[one] else one
 
 
-def _transfer_curve(threads: int, non_temporal: bool) -> dict[int, float]:
-    """The rate in bytes/s of a swap-in whose copies have each of the sizes to try."""
-    source = np.ones(_SIZE_BYTES, np.uint8)
-    arena = _native.Arena(_SIZE_BYTES)
-    block = arena.allocate(_SIZE_BYTES)
+def _curve(threads: int, non_temporal: bool) -> dict[int, float]:
+    source = np.ones(_TURN_BYTES, np.uint8)
+    block = _native.Arena(_TURN_BYTES).allocate(_TURN_BYTES)
     assert block is not None  # It has the whole arena.
     link = _native.Link(threads=threads, non_temporal=non_temporal, chunk_bytes=_CHUNK_BYTES)
+    return transfer_curve(link, block, source, _GROUP_SIZES)
+
+
+def transfer_curve(
+    link: _native.Link, block: _native.Block, source: np.ndarray, sizes: Sequence[int]
+) -> dict[int, float]:
+    """The rate in bytes/s of a swap-in whose copies have each of the sizes; closes the link.
+
+    source: [n] uint8, copied in each turn. Each size divides it and the block. Raises RuntimeError
+    for a copy that failed.
+    """
     flow = link.flow("curve")
-    rates: dict[int, list[float]] = {size: [] for size in _GROUP_SIZES}
-    ended = threading.Semaphore(0)
-    for size in _GROUP_SIZES * _REPEATS:
-        starts = range(0, _SIZE_BYTES // 2, size)
-        begin = time.perf_counter()
-        for start in starts:
-            place = (block.address + start, block)
-            flow.copy(place, 0, source, start, size, lambda _: ended.release())
-        for _ in starts:
-            ended.acquire()
-        rates[size].append(len(starts) * size / (time.perf_counter() - begin))
-    link.close()
+    rates: dict[int, list[float]] = {size: [] for size in sizes}
+    ended: SimpleQueue[_native.Copy] = SimpleQueue()
+    stop = time.perf_counter() + _LONGEST_CURVE_S
+    try:
+        for _ in range(_REPEATS):
+            for size, found in rates.items():
+                starts = range(0, len(source), size)
+                begin = time.perf_counter()
+                for start in starts:
+                    place = (block.address + start % block.size_bytes, block)
+                    flow.copy(place, 0, source, start, size, ended.put)
+                errors = [ended.get().error for _ in starts]
+                found.append(len(source) / (time.perf_counter() - begin))
+                if any(errors):
+                    raise RuntimeError(f"the link's rate: {next(filter(None, errors))}")
+            if time.perf_counter() > stop:
+                break
+    finally:
+        link.close()
     return {size: float(np.median(found)) for size, found in rates.items()}
 
 
-def _elbow(rates: dict[int, float]) -> int:
+def elbow(rates: dict[int, float]) -> int:
     """The smallest size that is copied at nearly the best rate."""
     enough = _AT_THE_ELBOW * max(rates.values())
     return min(size for size, rate in rates.items() if rate >= enough)
 
 
-def _machine_digest() -> str:
-    parts = (platform.machine(), _cpu_model(), str(_cores()), _native.streaming_stores())
+def _digest(names: Sequence[str]) -> str:
+    machine = (platform.machine(), _cpu_model(), str(_cores()), _native.streaming_stores())
+    parts = (*machine, *names)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -152,14 +184,16 @@ def _cpu_model() -> str:
 def _read(path: Path) -> BestCopy | None:
     try:
         known = json.loads(path.read_text())
-        return BestCopy(
+        best = BestCopy(
             int(known["threads"]),
             bool(known["non_temporal"]),
             float(known["bytes_per_s"]),
             int(known["elbow_bytes"]),
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
+    possible = best.threads > 0 and 0 < best.bytes_per_s < math.inf and best.elbow_bytes > 0
+    return best if possible else None
 
 
 def _write(path: Path, best: BestCopy) -> None:

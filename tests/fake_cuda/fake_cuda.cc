@@ -16,6 +16,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -351,6 +352,34 @@ Result cuDeviceTotalMem_v2(std::size_t* size_bytes, int /*device*/) {
   const std::lock_guard<std::mutex> lock(driver().mutex);
   if (const Result result = Enter("cuDeviceTotalMem_v2", Needs::kStart)) return result;
   *size_bytes = driver().limit_bytes;
+  return kSuccess;
+}
+
+Result cuDeviceGetName(char* name, int size, int /*device*/) {
+  const std::lock_guard<std::mutex> lock(driver().mutex);
+  if (const Result result = Enter("cuDeviceGetName", Needs::kStart)) return result;
+  std::snprintf(name, static_cast<std::size_t>(size), "Fake GPU");
+  return kSuccess;
+}
+
+Result cuDeviceGetUuid_v2(char* uuid, int device) {
+  const std::lock_guard<std::mutex> lock(driver().mutex);
+  if (const Result result = Enter("cuDeviceGetUuid_v2", Needs::kStart)) return result;
+  std::memset(uuid, device, 16);
+  return kSuccess;
+}
+
+Result cuDeviceGetPCIBusId(char* place, int size, int device) {
+  const std::lock_guard<std::mutex> lock(driver().mutex);
+  if (const Result result = Enter("cuDeviceGetPCIBusId", Needs::kStart)) return result;
+  std::snprintf(place, static_cast<std::size_t>(size), "0000:%02x:00.0", device);
+  return kSuccess;
+}
+
+Result cuDriverGetVersion(int* version) {
+  const std::lock_guard<std::mutex> lock(driver().mutex);
+  if (const Result result = Enter("cuDriverGetVersion", Needs::kNothing)) return result;
+  *version = 12080;
   return kSuccess;
 }
 

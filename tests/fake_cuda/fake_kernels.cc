@@ -51,11 +51,6 @@ Result cuCtxGetDevice(int* device) {
   return 0;
 }
 
-Result cuDeviceGetName(char* name, int size, int /*device*/) {
-  std::strncpy(name, "Fake GPU", static_cast<std::size_t>(size));
-  return 0;
-}
-
 Result cuDeviceGetAttribute(int* value, int number, int /*device*/) {
   *value = number == 16 ? 20 : number == 13 ? 1'000'000 : number == 38 ? 1 << 16 : -1;
   return *value < 0;

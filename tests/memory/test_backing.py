@@ -10,6 +10,7 @@ import pytest
 from fake_driver import finish
 
 from missile_jax.errors import ConfigError
+from missile_jax.memory import backing
 from missile_jax.memory.backing import open_backing
 from missile_jax.memory.store import Store
 
@@ -91,7 +92,7 @@ def test_devices_that_cannot_be_managed(tmp_path, monkeypatch, driver):
         open_backing(GPU, MIB, tmp_path, None)
     monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
     driver.fail("cuMemAlloc_v2", 1, OUT_OF_MEMORY)
-    with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION"):
+    with pytest.raises(ConfigError, match=r"^device_memory= is too much.*CLIENT_MEM_FRACTION"):
         open_backing(GPU, 8 * MIB, tmp_path, None)
     driver.fail("cuDeviceTotalMem_v2", 1)
     with pytest.raises(ConfigError, match="driver answered cuDeviceTotalMem_v2 with error 700"):
@@ -101,8 +102,9 @@ def test_devices_that_cannot_be_managed(tmp_path, monkeypatch, driver):
 @pytest.mark.parametrize(
     ("arena", "pool", "message"),
     [
-        (6, 12, f"arena of {6 * MIB} bytes and XLA's own pool of {12 * MIB} are more than the "
-                f"{16 * MIB} of .*; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.62 before"),
+        (6, 12, f"^device_memory= is too much: its arena of {6 * MIB} bytes and XLA's own pool of "
+                f"{12 * MIB} are more than the {16 * MIB} of .*; "
+                "set XLA_PYTHON_CLIENT_MEM_FRACTION=0.62 before"),
         (17, 12, f"more than the {16 * MIB} of .*; give a smaller device_memory=$"),
     ],
 )  # fmt: skip
@@ -125,12 +127,72 @@ def test_a_device_without_a_pool_leaves_the_arena_all(tmp_path, monkeypatch, dri
     open_backing(gpu, 12 * MIB, tmp_path, None).link.close()
 
 
-def test_groups_are_smaller_on_a_slower_bus(tmp_path):
+@pytest.fixture
+def curve(monkeypatch):
+    """What the link of a card has for its transfer curve, and the sizes that it was asked for."""
+    asked = []
+
+    def answer(link, block, source, sizes):
+        link.close()
+        asked.append((block.size_bytes, source.nbytes, list(sizes)))
+        return {size: 8e9 if size < 4 * MIB else 20e9 for size in sizes}
+
+    monkeypatch.setattr(backing, "transfer_curve", answer)
+    return asked
+
+
+def test_the_elbow_of_a_gpu_is_measured_once_a_card(tmp_path, monkeypatch, driver, curve):
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
+    other = SimpleNamespace(**vars(GPU) | {"local_hardware_id": 1})
+    for gpu, times in ((GPU, 1), (GPU, 1), (other, 2), (other, 2), (GPU, 2)):
+        opened = open_backing(gpu, 16 * MIB, tmp_path, None)
+        opened.link.close()
+        assert (opened.bytes_per_s, opened.group_bytes) == (20e9, 4 * MIB)
+        assert len(curve) == times
+    assert curve[0] == (16 * MIB, 32 * MIB, [MIB * size // 4 for size in (1, 2, 4, 8, 16, 32, 64)])
+    for path in tmp_path.glob("copy-*.json"):
+        path.write_text(path.read_text().replace("4194304", "0"))
+    open_backing(GPU, 16 * MIB, tmp_path, None).link.close()
+    assert len(curve) == 3
+
+
+def test_an_arena_without_room_for_the_curve_is_measured_as_far_as_it_goes(
+    tmp_path, monkeypatch, driver, curve
+):
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
+    for _ in range(2):  # Nothing is remembered: a larger one knows better.
+        open_backing(GPU, 2 * MIB, tmp_path, None).link.close()
+    open_backing(GPU, 100 << 10, tmp_path, None).link.close()
+    assert curve == [
+        *[(2 * MIB, 4 * MIB, [MIB // 4, MIB // 2, MIB, 2 * MIB])] * 2,
+        (100 << 10, 200 << 10, [100 << 10]),
+    ]
+    open_backing(GPU, 16 * MIB, tmp_path, None).link.close()
+    opened = open_backing(GPU, 2 * MIB, tmp_path, None)
+    opened.link.close()
+    assert len(curve) == 4
+    assert opened.group_bytes == 4 * MIB
+
+
+def test_a_card_whose_copies_fail_cannot_be_managed(tmp_path, monkeypatch, driver):
+    monkeypatch.setenv("MISSILE_CUDA_DRIVER", driver.path)
+    driver.fail("cuMemcpyHtoDAsync_v2", 3)
+    with pytest.raises(ConfigError, match=r"cannot manage.*the link's rate: cuMemcpyHtoDAsync_v2"):
+        open_backing(GPU, 16 * MIB, tmp_path, None)
+    assert not list(tmp_path.glob("copy-*"))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_groups_are_smaller_on_a_slower_bus(tmp_path, monkeypatch, request, platform):
     device = jax.devices("cpu")[0]
-    bare = open_backing(device, 4 * MIB, tmp_path, None)
-    half = open_backing(device, 4 * MIB, tmp_path, bare.bytes_per_s / 2)
-    crawl = open_backing(device, 4 * MIB, tmp_path, 1e6)
-    for backing in (bare, half, crawl):
-        backing.link.close()
+    if platform == "gpu":
+        device = GPU
+        request.getfixturevalue("curve")
+        monkeypatch.setenv("MISSILE_CUDA_DRIVER", request.getfixturevalue("driver").path)
+    bare = open_backing(device, 16 * MIB, tmp_path, None)
+    half = open_backing(device, 16 * MIB, tmp_path, bare.bytes_per_s / 2)
+    crawl = open_backing(device, 16 * MIB, tmp_path, 1e6)
+    for opened in (bare, half, crawl):
+        opened.link.close()
     assert half.group_bytes == pytest.approx(max(bare.group_bytes / 2, 256 << 10), abs=1)
     assert crawl.group_bytes == 256 << 10

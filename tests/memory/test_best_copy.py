@@ -21,7 +21,7 @@ def test_the_best_copy_is_measured_once(tmp_path: Path, monkeypatch):
         return rates
 
     monkeypatch.setattr(_native, "measure_copies", measure)
-    monkeypatch.setattr(memory_link, "_transfer_curve", lambda *_: {1: 4.0, 2: 8.0, 4: 9.0})
+    monkeypatch.setattr(memory_link, "_curve", lambda *_: {1: 4.0, 2: 8.0, 4: 9.0})
     first = memory_link.best_copy(tmp_path / "new")
     # Two threads are a little faster, which is not worth a core.
     assert first == memory_link.BestCopy(
@@ -41,7 +41,7 @@ def test_the_best_copy_is_measured_once(tmp_path: Path, monkeypatch):
 
 def test_a_best_copy_that_can_not_be_written_is_a_warning(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(_native, "measure_copies", lambda *_: {(1, False): 1.0})
-    monkeypatch.setattr(memory_link, "_transfer_curve", lambda *_: {1: 1.0})
+    monkeypatch.setattr(memory_link, "_curve", lambda *_: {1: 1.0})
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="not remembered"):
         memory_link.best_copy(tmp_path / "file")
@@ -50,10 +50,53 @@ def test_a_best_copy_that_can_not_be_written_is_a_warning(tmp_path: Path, monkey
 def test_the_elbow_is_measured_on_the_link(tmp_path: Path):
     best = memory_link.best_copy(tmp_path)
     assert best.elbow_bytes in memory_link._GROUP_SIZES
-    rates = memory_link._transfer_curve(best.threads, best.non_temporal)
+    rates = memory_link._curve(best.threads, best.non_temporal)
     assert list(rates) == list(memory_link._GROUP_SIZES)
-    # Slower than the bare copy, by what each copy costs.
-    assert 0 < rates[min(rates)] < best.bytes_per_s
+    assert min(rates.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "[]",
+        '{"threads": 1}',
+        '{"threads": 1, "non_temporal": false, "bytes_per_s": NaN, "elbow_bytes": 1}',
+        '{"threads": 1, "non_temporal": false, "bytes_per_s": 1.0, "elbow_bytes": 1e999}',
+        '{"threads": 0, "non_temporal": false, "bytes_per_s": 1.0, "elbow_bytes": 1}',
+    ],
+)
+def test_what_is_damaged_is_measured_anew(tmp_path: Path, damage: str):
+    found = memory_link.BestCopy(2, False, 5e9, 1 << 20)
+    assert memory_link.remembered(tmp_path, ("card",), lambda: found) == found
+    (path,) = tmp_path.iterdir()
+    path.write_text(damage)
+    better = memory_link.BestCopy(2, False, 6e9, 2 << 20)
+    assert memory_link.remembered(tmp_path, ("card",), lambda: better) == better
+    assert memory_link.remembered(tmp_path, ("card",), lambda: found) == better
+    assert memory_link.remembered(tmp_path, ("other",), lambda: found, keep=False) == found
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("patience_s", "rounds"), [(0.0, 1), (60.0, memory_link._REPEATS)])
+def test_a_curve_takes_so_long_and_no_longer(monkeypatch, patience_s: float, rounds: int):
+    monkeypatch.setattr(memory_link, "_LONGEST_CURVE_S", patience_s)
+    source = np.random.default_rng(0).integers(0, 256, 1 << 16, np.uint8)
+    sizes = (1 << 14, 1 << 12)
+    block = _native.Arena(1 << 14).allocate(1 << 14)
+    assert block is not None
+    ends = []
+
+    class Watched(_native.Link):
+        def close(self) -> None:
+            ends.append(self.stats()["curve"]["copies"])
+            super().close()
+
+    rates = memory_link.transfer_curve(Watched(), block, source, sizes)
+    assert tuple(rates) == sizes
+    assert min(rates.values()) > 0
+    assert ends == [rounds * (16 + 4)]
+    shown = block.array(0, (1 << 14,), np.uint8)
+    np.testing.assert_array_equal(shown, source[-(1 << 14) :])
 
 
 def test_copies_are_measured_in_every_way():
