@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 _COLORS = {
     "ideal": "#999999",
+    "urgent": "#444444",
     "alone": "#555555",
     "concurrent": "#d95f02",
     "fifo": "#e6ab02",

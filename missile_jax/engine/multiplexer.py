@@ -245,7 +245,7 @@ class Multiplexer:
         if not piece.job.ended_ns:
             for request in job.requests:
                 request.queue_ns = now_ns - request.arrival_ns - request.swap_ns
-        self.table.launched(served)
+        self.table.launched(served, piece)
         return piece
 
     def _finished(self, served: Served, piece: Piece, error: BaseException | None) -> None:

@@ -81,10 +81,12 @@ class Served:
     def view(self, vruntime_ns: float, room: bool) -> ModelView:
         """room: whether there is memory for a launch of it."""
         first = head = self.queue.head()
+        piece_ns = 0 if head is None else head.fit.plan.least_ns
         ready = room and self.parameters.can_start
         if self.paused:
             job = self.paused[0]
-            first, ready = job.requests[0], room and self.parameters.ready(job.next_segment)
+            first, piece_ns = job.requests[0], job.next_segment.duration_ns
+            ready = room and self.parameters.ready(job.next_segment)
         return ModelView(
             self.key,
             self.latency,
@@ -94,6 +96,7 @@ class Served:
             0 if first is None else first.arrival_ns,
             self._urgency(head),
             vruntime_ns,
+            piece_ns,
             ready,
         )
 
@@ -158,7 +161,7 @@ class Table:
         self._active: dict[str, Served] = {}
         self._fair = FairShare()
         self._classes = ClassShare()
-        self._latency_in_flight = 0
+        self._latency_pieces_ns: list[int] = []
         self._best_effort_in_flight = 0
         self._last_latency_ns = _LONG_AGO_NS
 
@@ -199,7 +202,7 @@ class Table:
     @property
     def idle(self) -> bool:
         """Whether no model has anything waiting or running."""
-        return not (self._active or self._latency_in_flight or self._best_effort_in_flight)
+        return not (self._active or self._latency_pieces_ns or self._best_effort_in_flight)
 
     @property
     def waiting(self) -> bool:
@@ -302,7 +305,7 @@ class Table:
                 s.view(0.0 if s.latency else vruntime_ns(s.key), self.has_room(s))
                 for s in self._active.values()
             ),
-            self._latency_in_flight,
+            tuple(self._latency_pieces_ns),
             self._best_effort_in_flight,
             self._last_latency_ns,
             self._classes.best_effort(),
@@ -319,13 +322,13 @@ class Table:
         else:
             self._fair.wake(served.key)
 
-    def launched(self, served: Served) -> None:
+    def launched(self, served: Served, piece: Piece) -> None:
         served.in_flight += 1
         self._launch_bytes += served.launch_bytes
         if served.moves:
             served.tell_memory()
         if served.latency:
-            self._latency_in_flight += 1
+            self._latency_pieces_ns.append(piece.segment.duration_ns)
         else:
             self._best_effort_in_flight += 1
 
@@ -342,7 +345,7 @@ class Table:
         if not (served.in_flight or self.has(served)):
             served.parameters.discard()
         if served.latency:
-            self._latency_in_flight -= 1
+            self._latency_pieces_ns.remove(piece.segment.duration_ns)
             self._last_latency_ns = now_ns
         else:
             self._best_effort_in_flight -= 1

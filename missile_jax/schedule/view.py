@@ -22,6 +22,7 @@ class ModelView(NamedTuple):
     urgency: of the request that is next: by its own deadline, the model's SLO, and how the model
         has kept to that.
     vruntime_ns: device time it has had, divided by its weight.
+    piece_ns: device time of its next piece, as measured; 0 if it was not.
     ready: whether the parameters of its next piece are on the device.
     """
 
@@ -33,6 +34,7 @@ class ModelView(NamedTuple):
     arrival_ns: int
     urgency: Urgency
     vruntime_ns: float
+    piece_ns: int = 0
     ready: bool = True
 
     @property
@@ -44,7 +46,8 @@ class View(NamedTuple):
     """A snapshot of the engine.
 
     models: those with something waiting, paused or in flight.
-    latency_in_flight, best_effort_in_flight: launches on the device by class.
+    latency_pieces_ns: of each LS piece on the device, what its `piece_ns` was.
+    best_effort_in_flight: BE pieces on the device.
     last_latency_ns: when the latest LS request arrived or finished; far in the past if none did.
     best_effort_share: of the recent device time, what BE had; 1.0 when LS had none.
     yields: a BE piece in flight leaves the device's processors to LS at once; see
@@ -53,11 +56,16 @@ class View(NamedTuple):
 
     now_ns: int
     models: tuple[ModelView, ...]
-    latency_in_flight: int
+    latency_pieces_ns: tuple[int, ...]
     best_effort_in_flight: int
     last_latency_ns: int
     best_effort_share: float
     yields: bool = False
+
+    @property
+    def latency_in_flight(self) -> int:
+        """LS pieces on the device."""
+        return len(self.latency_pieces_ns)
 
 
 class Launch(NamedTuple):

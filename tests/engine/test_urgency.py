@@ -78,6 +78,21 @@ def test_a_model_short_of_its_objective_goes_behind_one_that_keeps_it(sim):
     assert not within(first, 29)
 
 
+def test_a_short_request_runs_beside_long_ones_and_a_second_one_waits(sim):
+    sim.serve("long", [20], latency=True)
+    sim.serve("short", [4], latency=True)
+    sim.submit("long")
+    sim.device.advance_to(1 * MS)
+    first, second = sim.submit("short"), sim.submit("short")
+    sim.finish()
+    # Each has half of the device.
+    assert within(first, 8)
+    assert within(second, 16) and not within(second, 15)
+    same = [sim.submit("long"), sim.submit("long")]
+    sim.finish()
+    assert within(same[0], 20) and not within(same[1], 39)
+
+
 def test_who_expires_counts_as_late(sim):
     served = sim.serve("a", [10], latency=True, slo=SLO(15.0, 0.5))
     sim.submit("a")
@@ -99,12 +114,12 @@ def test_the_memory_hears_when_a_request_has_become_late(sim):
     served = sim.serve("a", [10], latency=True, slo=SLO(30.0))
     watched = Served(served.program, Watched(()), 1.0, RequestQueue(10))
     sim.mux.replace(watched)
-    sim.serve("b", [40], latency=True)
+    sim.serve("b", [15], latency=True)
     sim.submit("b")
-    sim.submit("a", due_ms=30)
+    sim.submit("a", due_ms=12)
     assert told[-1].standing is Standing.IN_TIME
     told.clear()
-    sim.device.advance_to(35 * MS)
+    sim.device.advance_to(7 * MS)
     sim.submit("b")
     assert told[-1].standing is Standing.LATE
 

@@ -31,6 +31,7 @@ def views(draw):
                 draw(st.sampled_from(Standing)), draw(st.integers(0, 5) | st.just(FAR_NS))
             ),
             vruntime_ns=float(draw(st.integers(0, 3))),
+            piece_ns=draw(st.integers(0, 9)),
         )
         if model.launchable or model.in_flight:
             models.append(model)
@@ -38,7 +39,7 @@ def views(draw):
     return View(
         now_ns,
         tuple(models),
-        sum(m.in_flight for m in models if m.latency),
+        tuple(m.piece_ns for m in models if m.latency for _ in range(m.in_flight)),
         sum(m.in_flight for m in models if not m.latency),
         draw(st.integers(0, now_ns) | st.just(-FAR_NS)),
         draw(st.sampled_from([0.0, 0.05, 0.2, 1.0])),
@@ -80,7 +81,7 @@ def test_a_decision_depends_on_the_view_alone(view, policy):
 
 @given(view=views(), policy=policies)
 def test_an_idle_device_is_not_left_idle(view, policy):
-    idle = view._replace(latency_in_flight=0, best_effort_in_flight=0)
+    idle = view._replace(latency_pieces_ns=(), best_effort_in_flight=0)
     if any(m.launchable for m in view.models):
         assert policy.decide(idle)
 
@@ -98,7 +99,8 @@ def test_missile_holds_best_effort_back_while_latency_wants_the_device(view, pol
 def test_missile_runs_no_more_of_each_class_than_it_says(view, policy):
     most = policy.abreast(True)
     assert most == (policy.latency_launches if policy.beside else 1)
-    assert len(launched(view, policy, True)) <= max(0, most - view.latency_in_flight)
+    short = 1 if policy.beside else 0
+    assert len(launched(view, policy, True)) <= max(0, most + short - view.latency_in_flight)
     assert len(launched(view, policy, False)) <= max(0, 1 - view.best_effort_in_flight)
 
 
@@ -118,11 +120,24 @@ def test_missile_not_beside_never_overlaps(view, policy):
 
 @given(view=views(), policy=missiles)
 def test_missile_serves_the_most_urgent_first(view, policy):
-    launches = launched(view, policy, True)
+    launches = launched(view, policy, True)[: max(0, policy.abreast(True) - view.latency_in_flight)]
     urgency = {m.name: m.urgency for m in view.models}
     first = sorted(m.urgency for m in waiting(view, True))[: len(launches)]
     assert [urgency[launch.model] for launch in launches] == first
     assert all(launch.whole for launch in launches)
+
+
+@given(view=views(), policy=missiles)
+def test_missile_goes_beyond_its_bound_for_one_that_is_short_alone(view, policy):
+    piece_ns = {m.name: m.piece_ns for m in view.models}
+    launches = launched(view, policy, True)
+    room = max(0, policy.abreast(True) - view.latency_in_flight)
+    running_ns = [*view.latency_pieces_ns, *(piece_ns[x.model] for x in launches[:room])]
+    beyond = [piece_ns[launch.model] for launch in launches[room:]]
+    assert all(0 < 2 * short_ns <= min(running_ns) for short_ns in beyond)
+    if policy.beside and len(running_ns) == policy.abreast(True) and not beyond:
+        left = {m.name for m in waiting(view, True)} - {x.model for x in launches}
+        assert not any(0 < 2 * piece_ns[name] <= min(running_ns) for name in left)
 
 
 @given(view=views(), policy=missiles)
@@ -144,7 +159,7 @@ def test_missile_that_owes_best_effort_launches_both():
     urgency = Urgency(Standing.IN_TIME, 0)
     late = ModelView("ls", True, 1, 0, 0, 0, urgency, 0.0)
     starved = ModelView("be", False, 1, 0, 0, 0, urgency, 0.0)
-    view = View(10, (late, starved), 0, 0, 10, 0.0)
+    view = View(10, (late, starved), (), 0, 10, 0.0)
     both = [Launch("be", whole=False), Launch("ls", whole=True)]
     assert Missile(best_effort_floor=0.1).decide(view) == both
     assert Missile(best_effort_floor=0.1, beside=False).decide(view) == both[:1]

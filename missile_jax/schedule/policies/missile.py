@@ -10,12 +10,16 @@ from missile_jax.errors import ConfigError
 from missile_jax.schedule.slo import Urgency
 from missile_jax.schedule.view import Launch, ModelView, View
 
+# So many times as long as a short request the others have to be.
+_SHORT = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Missile:
     """The default policy.
 
-    LS requests run first, two at a time, the most urgent before the others: see `slo.Standing`.
+    LS requests run first, two at a time, the most urgent before the others (see `slo.Standing`),
+    and beside these one that takes at most half as long as either, which would wait for too long.
     From the arrival of an LS request on no further BE piece is launched until none is left. BE
     models share the rest by weight, one piece in flight; pieces are segments while LS traffic is
     around and whole jobs otherwise. Where BE pieces yield the processors that they run on, they are
@@ -73,11 +77,19 @@ class Missile:
                 calm = not wanted and view.now_ns - view.last_latency_ns > self.calm_ms * 1e6
                 whole = calm or (view.yields and self.calm_ms < math.inf)
                 launches.append(Launch(min(best_effort, key=_behind).name, whole))
-        clear = self.beside or not (launches or view.best_effort_in_flight)
-        room = self.abreast(latency=True) - view.latency_in_flight
-        if clear and room > 0:
-            launches += [Launch(m.name, whole=True) for m in sorted(latency, key=_urgent)[:room]]
+        if self.beside or not (launches or view.best_effort_in_flight):
+            room = self.abreast(latency=True) - view.latency_in_flight
+            waiting = sorted(latency, key=_urgent)
+            chosen, left = waiting[: max(0, room)], waiting[max(0, room) :]
+            if self.beside and room >= 0:
+                running_ns = [*view.latency_pieces_ns, *(m.piece_ns for m in chosen)]
+                chosen += [m for m in left if _is_short(m, running_ns)][:1]
+            launches += [Launch(m.name, whole=True) for m in chosen]
         return launches
+
+
+def _is_short(model: ModelView, running_ns: Sequence[int]) -> bool:
+    return 0 < _SHORT * model.piece_ns <= min(running_ns, default=0)
 
 
 def _urgent(model: ModelView) -> tuple[Urgency, int, str]:
