@@ -87,10 +87,12 @@ def test_a_short_request_runs_beside_long_ones_and_a_second_one_waits(sim):
     sim.finish()
     # Each has half of the device.
     assert within(first, 8)
-    assert within(second, 16) and not within(second, 15)
+    assert within(second, 16)
+    assert not within(second, 15)
     same = [sim.submit("long"), sim.submit("long")]
     sim.finish()
-    assert within(same[0], 20) and not within(same[1], 39)
+    assert within(same[0], 20)
+    assert not within(same[1], 39)
 
 
 def test_who_expires_counts_as_late(sim):
