@@ -52,7 +52,7 @@ def by_urgency(
     now_ns = coming = 0
 
     def urgency(k: int) -> tuple[Standing, int]:
-        found = standing(calls[k], now_ns)
+        found = standing(calls[k], now_ns, calls[k].work_ns)
         if found is Standing.IN_TIME and kept[calls[k].function].short:
             found = Standing.SHORT
         return found, calls[k].due_ns

@@ -448,6 +448,7 @@ def _count_swap(served: Served, piece: Piece) -> None:
 
 
 def _count(served: Served, job: Job, now_ns: int) -> None:
+    served.took(job)
     served.stats.executed(job.rows, job.compute_ns)
     for request in job.requests:
         if not request.settled:

@@ -23,6 +23,8 @@ from missile_jax.spec import Priority
 
 # Long before any arrival: no latency-sensitive request was seen yet.
 _LONG_AGO_NS = -(2**62)
+# Jobs that the usual time is a mean of, about.
+_LATELY = 8
 # Nobody waits: a job between two segments goes on before others start.
 _UNDER_WAY = Urgency(Standing.OVERDUE, 0)
 
@@ -43,6 +45,7 @@ class Served:
     attainment: how it has kept to that lately; None without one.
     paused: jobs between two segments. in_flight: pieces on the device.
     key: what policies know it by: the model's name, until it is retired.
+    usual_ns: device time of its jobs lately.
     launch_bytes: the most that XLA allocates for a launch; 0 where that is not counted.
     retired: it takes no more requests, and finishes those it has.
     moves: whether its parameters come to the device and go.
@@ -61,6 +64,7 @@ class Served:
     key: str = field(init=False)
     latency: bool = field(init=False)
     moves: bool = field(init=False)
+    usual_ns: int = field(init=False, default=0)
     slo_ns: int | None = field(init=False)
     attainment: Attainment | None = field(init=False)
 
@@ -77,6 +81,11 @@ class Served:
     @property
     def idle(self) -> bool:
         return not (self.in_flight or self.paused or self.queue)
+
+    def took(self, job: Job) -> None:
+        """`job` is done."""
+        lately = self.usual_ns or job.compute_ns
+        self.usual_ns = lately + (job.compute_ns - lately) // _LATELY
 
     def view(self, vruntime_ns: float, room: bool) -> ModelView:
         """room: whether there is memory for a launch of it."""
@@ -294,7 +303,7 @@ class Table:
     def judge(self, now_ns: int) -> None:
         """Finds out who can still be in time, for the next view."""
         for served in self._active.values():
-            if served.latency and served.queue.judge(now_ns) and served.moves:
+            if served.latency and served.queue.judge(now_ns, served.usual_ns) and served.moves:
                 served.tell_memory()
 
     def view(self, now_ns: int, yields: bool) -> View:

@@ -96,14 +96,15 @@ class RequestQueue(Generic[R]):
             return Standing.IN_TIME
         return Standing(self._order[0] // _LEVELS)
 
-    def judge(self, now_ns: int) -> bool:
+    def judge(self, now_ns: int, usual_ns: int) -> bool:
         """Puts those in their place that can not be in time any more, or have waited very long.
 
         Looks at the first of all and the first that is late. Returns whether any has moved.
+        usual_ns: what they usually take.
         """
-        moved = self._judge_first(Standing.OVERDUE, now_ns)
+        moved = self._judge_first(Standing.OVERDUE, now_ns, usual_ns)
         if self._standings:
-            moved |= self._judge_first(Standing.LATE, now_ns)
+            moved |= self._judge_first(Standing.LATE, now_ns, usual_ns)
         return moved
 
     def remove(self, request: R) -> bool:
@@ -163,7 +164,7 @@ class RequestQueue(Generic[R]):
     def _first(self, at: int) -> R:
         return next(iter(self._groups[self._order[at]].requests.values()))
 
-    def _judge_first(self, least: Standing, now_ns: int) -> bool:
+    def _judge_first(self, least: Standing, now_ns: int, usual_ns: int) -> bool:
         """Of those whose standing is `least` or above."""
         moved = False
         while self._size:
@@ -171,7 +172,7 @@ class RequestQueue(Generic[R]):
             if at == len(self._order):
                 break
             request = self._first(at)
-            found = standing(request, now_ns)
+            found = standing(request, now_ns, usual_ns)
             if found is self._standings.get(id(request), Standing.IN_TIME):
                 break
             self.remove(request)

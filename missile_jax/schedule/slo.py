@@ -48,11 +48,14 @@ class Due(Protocol):
     def work_ns(self) -> int: ...
 
 
-def standing(request: Due, now_ns: int) -> Standing:
-    """OVERDUE, IN_TIME or LATE."""
+def standing(request: Due, now_ns: int, usual_ns: int) -> Standing:
+    """OVERDUE, IN_TIME or LATE.
+
+    usual_ns: what its model's requests took lately, beside whatever ran there.
+    """
     allowed_ns = request.due_ns - request.arrival_ns
-    # What it takes was measured at another time: it is not believed to take all of that.
-    if now_ns + min(request.work_ns, allowed_ns // 2) <= request.due_ns:
+    # It may be quicker than others were: it is not given up while half of its time is left.
+    if now_ns + min(max(request.work_ns, usual_ns), allowed_ns // 2) <= request.due_ns:
         return Standing.IN_TIME
     if now_ns - request.arrival_ns < _PATIENCE * allowed_ns:
         return Standing.LATE

@@ -48,6 +48,33 @@ def test_within_a_model_the_late_wait_for_those_in_time(sim):
     assert burst[3].future.phases.ended_ns > fresh.future.phases.ended_ns
 
 
+def test_what_jobs_took_lately_follows_what_runs_beside_them():
+    sim = Simulation(Missile())
+    served = sim.serve("a", [10], latency=True)
+    sim.serve("b", [10], latency=True)
+    sim.submit("a")
+    sim.finish()
+    assert served.usual_ns == 10 * MS
+    for _ in range(60):
+        sim.submit("b")
+        sim.submit("a")
+        sim.finish()
+    assert served.usual_ns == pytest.approx(20 * MS, rel=0.01)
+
+
+def test_who_is_slower_than_was_measured_is_late_sooner():
+    sim = Simulation(ONE_AT_A_TIME)
+    slow = sim.serve("slow", [10], latency=True, slo=SLO(50.0))
+    sim.serve("quiet", [15], latency=True, slo=SLO(50.0))
+    slow.usual_ns = 20 * MS
+    sim.submit("quiet", due_ms=50)
+    given_up = sim.submit("slow", due_ms=28)
+    sim.device.advance_to(5 * MS)
+    fresh = sim.submit("quiet", due_ms=50)
+    sim.finish()
+    assert given_up.future.phases.ended_ns > fresh.future.phases.ended_ns
+
+
 def test_nobody_is_late_for_ever(sim):
     for name in ("busy", "unlucky"):
         sim.serve(name, [10], latency=True, slo=SLO(30.0))

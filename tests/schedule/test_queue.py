@@ -53,21 +53,21 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = sorted([*self.model, ask], key=self.place)
         return ask
 
-    @rule(passed_ns=st.integers(0, 40))
-    def judge(self, passed_ns):
+    @rule(passed_ns=st.integers(0, 40), usual_ns=st.integers(0, 5))
+    def judge(self, passed_ns, usual_ns):
         self.now_ns += passed_ns
         moved = False
         for least in (Standing.OVERDUE, Standing.LATE):
             while among := [a for a in self.model if self.place(a)[0] >= least]:
                 ask = among[0]
-                now = standing(ask, self.now_ns)
+                now = standing(ask, self.now_ns, usual_ns)
                 if now is self.place(ask)[0]:
                     break
                 self.model.remove(ask)
                 self.found[ask] = now
                 self.model = sorted([*self.model, ask], key=self.place)
                 moved = True
-        assert self.queue.judge(self.now_ns) == moved
+        assert self.queue.judge(self.now_ns, usual_ns) == moved
 
     @rule(ask=asks)
     def remove(self, ask):
@@ -126,11 +126,11 @@ def test_those_in_time_go_before_those_that_are_late_until_these_have_waited_lon
     queue.push(first)
     queue.push(second)
     assert queue.head() is first
-    assert queue.judge(11)
+    assert queue.judge(11, 0)
     assert (queue.head(), queue.standing) == (second, Standing.IN_TIME)
-    assert not queue.judge(20)
+    assert not queue.judge(20, 0)
     later = Ask(1, 0, arrival_ns=95, due_ns=105)
     queue.push(later)
-    queue.judge(100)
+    queue.judge(100, 0)
     assert list(queue) == [first, later, second]
     assert queue.standing is Standing.OVERDUE

@@ -30,12 +30,18 @@ class Ask:
     ],
 )
 def test_a_request_is_late_when_its_work_no_longer_fits(now_ns, expected):
-    assert standing(Ask(0, 100, 30), now_ns) is expected
+    assert standing(Ask(0, 100, 30), now_ns, 0) is expected
 
 
-def test_work_that_is_said_to_take_longer_than_is_allowed_is_not_believed():
-    assert standing(Ask(0, 100, 10_000), 50) is Standing.IN_TIME
-    assert standing(Ask(0, 100, 10_000), 51) is Standing.LATE
+def test_a_request_is_late_when_what_others_took_no_longer_fits():
+    assert standing(Ask(0, 100, 30), 60, usual_ns=40) is Standing.IN_TIME
+    assert standing(Ask(0, 100, 30), 61, usual_ns=40) is Standing.LATE
+
+
+@pytest.mark.parametrize(("work_ns", "usual_ns"), [(10_000, 0), (0, 10_000)])
+def test_a_request_is_not_given_up_while_half_of_its_time_is_left(work_ns, usual_ns):
+    assert standing(Ask(0, 100, work_ns), 50, usual_ns) is Standing.IN_TIME
+    assert standing(Ask(0, 100, work_ns), 51, usual_ns) is Standing.LATE
 
 
 @given(
@@ -49,7 +55,7 @@ def test_a_request_gets_late_and_then_overdue_and_never_back(
 ):
     ask = Ask(arrival_ns, arrival_ns + allowed_ns, work_ns)
     order = [Standing.IN_TIME, Standing.LATE, Standing.OVERDUE]
-    seen = [order.index(standing(ask, arrival_ns + t)) for t in sorted(times)]
+    seen = [order.index(standing(ask, arrival_ns + t, 0)) for t in sorted(times)]
     assert seen == sorted(seen)
 
 
