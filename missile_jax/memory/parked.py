@@ -30,15 +30,18 @@ class ParkedArrays:
         self._arrays = 0
         self._lock = threading.Lock()
 
-    def take(self, block: Block, layout: ViewLayout) -> tuple[Views[jax.Array], bool]:
-        """The arrays that show `block`, which has a pin, and whether they were made anew."""
+    def take(self, block: Block, layout: ViewLayout) -> Views[jax.Array] | None:
+        """Parked arrays that now show `block`, which has a pin; None if there are none."""
         with self._lock:
             views = self._parked.pop((layout, block.offset), None)
-            if views is not None:
-                self._arrays -= len(views)
-        if views is not None and views.attach(block):
-            return views, False
-        return block.views(layout, self._make), True
+            if views is None:
+                return None
+            self._arrays -= len(views)
+        return views if views.attach(block) else None
+
+    def make(self, block: Block, layout: ViewLayout) -> Views[jax.Array]:
+        """New arrays that show `block`, which has a pin."""
+        return block.views(layout, self._make)
 
     def park(self, layout: ViewLayout, views: Views[jax.Array]) -> None:
         """Takes arrays that nobody else holds; those that somebody does end with their holder."""

@@ -201,21 +201,34 @@ class Residence:
                 raise self.error from error
             yield self.arrays
 
+    def show_parked(self, group: int) -> None:
+        """Uses arrays again that show the block of a group, whose bytes may be on their way."""
+        start_ns = self.owner.now_ns()
+        self._take(group)
+        self.counters.array_creation_ns += self.owner.now_ns() - start_ns
+
     def _make(self, groups: Sequence[int]) -> None:
         with self._making:
             start_ns = self.owner.now_ns()
             for k in groups:
-                if self._views[k] is not None:
-                    continue
-                views, new = self._parked.take(self.blocks[k], self.host.groups[k].layout)
-                for i, array in zip(self.host.members[k], views, strict=True):
-                    self.arrays[i] = array
-                self._views[k] = views
-                if new:
+                if self._views[k] is None and not self._take(k):
+                    views = self._parked.make(self.blocks[k], self.host.groups[k].layout)
+                    self._show(k, views)
                     self.counters.arrays_created += len(views)
-                else:
-                    self.counters.arrays_reused += len(views)
             self.counters.array_creation_ns += self.owner.now_ns() - start_ns
+
+    def _take(self, group: int) -> bool:
+        views = self._parked.take(self.blocks[group], self.host.groups[group].layout)
+        if views is None:
+            return False
+        self._show(group, views)
+        self.counters.arrays_reused += len(views)
+        return True
+
+    def _show(self, group: int, views: Views[jax.Array]) -> None:
+        for i, array in zip(self.host.members[group], views, strict=True):
+            self.arrays[i] = array
+        self._views[group] = views
 
     def came(self, group: int) -> bool:
         """A group's bytes have arrived. Returns whether one more segment can run."""

@@ -285,6 +285,7 @@ class Residency:
         self._copies[block] = self._fetch(
             model, k, block, lambda error: self._came(model, k, block, error)
         )
+        model.show_parked(k)
         return True
 
     def _came(self, model: Residence, k: int, block: Block, error: str | None) -> None:

@@ -352,6 +352,19 @@ def test_arrays_of_one_that_left_serve_the_next_at_its_place():
     assert bench.arena.stats()["parked_views"] == 0
 
 
+def test_arrays_are_used_again_while_bytes_are_on_their_way():
+    bench = Bench(2)
+    model = bench.add("a", 2)
+    bench.run(model)
+    model.evict()
+    model.update(True, False, 0)
+    assert model.counters.arrays_reused == 2
+    bench.copy()
+    model.update(False, True, 0)
+    bench.check(model, segment(0, 1))
+    assert model.counters.arrays_created == 2
+
+
 def test_arrays_that_somebody_holds_serve_nobody_else():
     bench = Bench(4)
     first = bench.add("a", 2)
