@@ -39,7 +39,8 @@ from missile_jax.models.layers import random_variables
 from missile_jax.models.minilm import MiniLM
 from missile_jax.program.plan import Plan
 
-BUSES = {"bare": None, "40 %": 0.4, "10 %": 0.1}
+# Rates of the buses that are played, of the bare link's.
+EMULATED = {"40 %": 0.4, "10 %": 0.1}
 DEVICE_MEMORY = "1500MiB"
 QUICK = ("mobilenet", "resnet152", "bert-base")
 # Whose requests others wait behind: on the device all the time, and longer than any copy.
@@ -77,21 +78,22 @@ def run(quick: bool, seed: int, console: Console) -> Report:
     launches: list[LaunchRecord] = []
     copies: list[CopyRecord] = []
     with ExitStack() as stack:
-        runtimes: dict[str, Runtime] = {}
-        rate = 0.0
-        for bus, share in BUSES.items():
-            runtimes[bus] = stack.enter_context(
+
+        def opened(link_bytes_per_s: float | None) -> Runtime:
+            return stack.enter_context(
                 Runtime(
                     device_memory=DEVICE_MEMORY,
-                    link_bytes_per_s=None if share is None else share * rate,
+                    link_bytes_per_s=link_bytes_per_s,
                     observer=launches.append,
                     copy_observer=copies.append,
                 )
             )
-            if share is None:
-                memory = runtimes[bus]._memory
-                assert memory is not None
-                rate = memory.link_bytes_per_s
+
+        runtimes = {"bare": opened(None)}
+        memory = runtimes["bare"]._memory
+        assert memory is not None
+        rate = memory.link_bytes_per_s
+        runtimes |= {bus: opened(share * rate) for bus, share in EMULATED.items()}
         report.summary["copy_bytes_per_s"] = rate
         ways = stack.enter_context(Ways(runtimes["bare"]))
         for subject in subjects(QUICK if quick else (*zoo.names(), "bert-base")):
@@ -181,7 +183,7 @@ class Ways:
         self._runtime.evict(subject.name)
         start = time.perf_counter_ns()
         with engine.lock:
-            parameters.update(True, False, 0)
+            parameters.update(True, False, (0, 0))
             while not parameters.complete:
                 assert engine.memory is not None
                 engine.memory.wait(1.0)
@@ -189,8 +191,8 @@ class Ways:
             _answer(plan, leaves, subject)
         took = time.perf_counter_ns() - start
         with engine.lock:
-            parameters.update(False, True, 0)
-            parameters.update(False, False, 0)
+            parameters.update(False, True, (0, 0))
+            parameters.update(False, False, (0, 0))
         return took
 
     def _by_parameter(self, subject: Subject) -> int:

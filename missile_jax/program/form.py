@@ -66,16 +66,18 @@ class Form:
 
         orders: of the axes of each, as the compiler wants them.
         """
-        open_packs: dict[np.dtype, list[int]] = {}
         packs: list[list[int]] = []
+        last: dict[np.dtype, list[int]] = {}
+        last_bytes: dict[np.dtype, int] = {}
         for i in _order_of_use(traced, len(leaves)):
-            if not _is_small(leaves[i]):
+            leaf = leaves[i]
+            if not _is_small(leaf):
                 continue
-            pack = open_packs.get(leaves[i].dtype)
-            if pack is None or sum(leaves[k].nbytes for k in pack) >= _PACK_BYTES:
-                pack = open_packs[leaves[i].dtype] = []
-                packs.append(pack)
-            pack.append(i)
+            if last_bytes.get(leaf.dtype, _PACK_BYTES) >= _PACK_BYTES:
+                last[leaf.dtype], last_bytes[leaf.dtype] = [], 0
+                packs.append(last[leaf.dtype])
+            last[leaf.dtype].append(i)
+            last_bytes[leaf.dtype] += leaf.nbytes
         packs = [pack for pack in packs if len(pack) > 1]
         packed = {i for pack in packs for i in pack}
         apart = [(i,) for i in range(len(leaves)) if i not in packed]
