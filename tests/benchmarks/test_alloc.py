@@ -10,6 +10,7 @@ def test_calls_and_requests_are_counted_and_drawn(tmp_path: Path) -> None:
     report = alloc.run(uses=150, requests=20, seed=1)
     rows = {row["what"]: row for row in report.rows if "what" in row}
     assert rows["allocate"]["n"] > rows["release"]["n"] > 0
+    assert rows["allocate"]["n"] > rows["make room"]["n"] == rows["after room"]["n"] > 0
     resident, swapped = rows["request, resident"], rows["request, swapped"]
     assert (resident["n"], swapped["n"]) == (20, 20)
     assert (resident["swap_ins"], swapped["swap_ins"]) == (0, 1)

@@ -11,7 +11,8 @@ import pytest
 PLUGIN = Path(__file__).parents[2] / "xla_plugin"
 
 # A program of xla_plugin/tests, and what it needs of xla_plugin/src.
-ARENA = "arena.cc arena_check.cc arena_move.cc holes.cc region.cc view.cc view_set.cc".split()
+ARENA = """arena.cc arena_check.cc arena_move.cc copy.cc holes.cc region.cc view.cc
+view_set.cc""".split()
 GRANULES = "channel_map.cc granule_pages.cc granules.cc granules_move.cc".split()
 PROGRAMS = {
     "arena_test.cc": ARENA,

@@ -30,7 +30,8 @@ constexpr std::size_t kStreamAbove = 16 * kLine;
 // Far enough for memory to answer, near enough to be in the first cache still.
 constexpr std::size_t kAheadBytes = 1024;
 
-// Both take a destination aligned to a line and whole groups of four lines.
+// Both take a destination aligned to a line and whole groups of four lines. They go upwards, and
+// read what they write over before they do.
 __attribute__((target("avx512f"))) void StreamAvx512(std::byte* to, const std::byte* from,
                                                      std::size_t groups) {
   for (; groups != 0; --groups, to += 4 * kLine, from += 4 * kLine) {
@@ -122,15 +123,15 @@ void CopyBytes(std::byte* destination, const std::byte* source, std::size_t size
     const std::size_t head = past == 0 ? 0 : kLine - past;
     const std::size_t groups = (size_bytes - head) / (4 * kLine);
     const std::size_t tail = head + groups * 4 * kLine;
-    std::memcpy(destination, source, head);
+    std::memmove(destination, source, head);
     stream(destination + head, source + head, groups);
-    std::memcpy(destination + tail, source + tail, size_bytes - tail);
+    std::memmove(destination + tail, source + tail, size_bytes - tail);
     return;
   }
 #else
   (void)stores;
 #endif
-  std::memcpy(destination, source, size_bytes);
+  std::memmove(destination, source, size_bytes);
 }
 
 std::int64_t TimeCopyNs(std::byte* destination, const std::byte* source, std::size_t size_bytes,

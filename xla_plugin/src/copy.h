@@ -11,7 +11,8 @@ namespace missile {
 // of the cache what others use; a copy that is read soon is better off without.
 enum class Stores : std::uint8_t { kPlain, kNonTemporal };
 
-// Copies between ranges that do not overlap. Without streaming stores kNonTemporal is kPlain.
+// Copies to a range that does not overlap the source, or begins below it. Without streaming stores
+// kNonTemporal is kPlain.
 void CopyBytes(std::byte* destination, const std::byte* source, std::size_t size_bytes,
                Stores stores);
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <system_error>
 
+#include "copy.h"
 #include "no_memory.h"
 
 namespace missile {
@@ -41,8 +42,9 @@ HostRegion::HostRegion(std::uint64_t size_bytes, bool prefault, bool huge_pages)
 
 HostRegion::~HostRegion() { munmap(base_, mapped_bytes_); }
 
+// Blocks that move are idle: their bytes are kept from putting what is in use out of the caches.
 void HostRegion::MoveDown(std::uint64_t to, std::uint64_t from, std::uint64_t size_bytes) {
-  std::memmove(base_ + to, base_ + from, size_bytes);
+  CopyBytes(base_ + to, base_ + from, size_bytes, Stores::kNonTemporal);
 }
 
 void HostRegion::Copy(const std::vector<CopyRange>& ranges) {

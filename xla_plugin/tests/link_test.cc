@@ -225,6 +225,10 @@ void EveryWayToCopyCopies() {
         for (std::size_t k = 0; k < to.size(); ++k) {
           CHECK((k >= at && k < at + size) || to[k] == std::byte{0});
         }
+        // Down by 1 to 68 bytes, over its own source.
+        Bytes slid = from;
+        CopyBytes(slid.data() + at, slid.data() + at + 1 + size % 68, size, stores);
+        CHECK(std::memcmp(slid.data() + at, from.data() + at + 1 + size % 68, size) == 0);
       }
     }
   }
