@@ -71,22 +71,23 @@ class Disk:
         self.stats["written_bytes"] += model.size_bytes
 
     def load(self, model: HostModel) -> tuple[np.ndarray, ...]:
-        """The bytes of each group; those that another model has in host memory are not read.
+        """The bytes of each group; those that it is counted with in host memory are not read.
 
         Raises CheckpointError if they cannot be read, or are not what was written.
         """
         folder, manifest = self._saved[model]
-        data = [group.data for group in model.groups]
-        missing = [str(k) for k, found in enumerate(data) if found is None]
+        groups = model.groups
+        data = {k: d for k, group in enumerate(groups) if (d := group.counted_data) is not None}
+        missing = [k for k in range(len(groups)) if k not in data]
         if missing:
             try:
-                read = entry.read(folder, manifest=manifest, only=missing)
+                read = entry.read(folder, manifest=manifest, only=[str(k) for k in missing])
             except CheckpointError as error:
                 raise CheckpointError(f"model {model.name!r}: {error}") from error
-            data = [read[str(k)] if found is None else found for k, found in enumerate(data)]
+            data |= {k: groups[k].share(read[str(k)]) for k in missing}
             self.stats["reads"] += 1
             self.stats["read_bytes"] += sum(array.nbytes for array in read.values())
-        return tuple(group.share(d) for group, d in zip(model.groups, data, strict=True))
+        return tuple(data[k] for k in range(len(groups)))
 
     def remove(self, model: HostModel) -> None:
         """Forgets a model."""

@@ -202,11 +202,13 @@ class Host:
         with self._lock:
             if coming.moving:
                 coming.moving, coming.data = False, data
-                if data is None:
-                    self._count(coming, False)
-                else:
+                if data is not None:
                     for group in coming.groups:
                         self._settle(group)
+                # What it was to share may not have come: then it has to be asked for anew.
+                if data is None or self.size_bytes > self._limit_bytes:
+                    coming.data = None
+                    self._count(coming, False)
         return error
 
 

@@ -51,9 +51,14 @@ class Group:
         whole = self.whole.data
         return None if whole is None else whole[self.start : self.start + self.size_bytes]
 
+    @property
+    def counted_data(self) -> np.ndarray | None:
+        """Without those of a group that it is not counted with: whoever had that one has left."""
+        return self.data if self.inside else self.own_data
+
     def share(self, data: np.ndarray) -> np.ndarray:
-        """The bytes that are there already; else `data`, which are the same."""
-        found = self.data
+        """The bytes of its own that are there already; else `data`, which are the same."""
+        found = self.own_data
         if found is None:
             found, self._data = data, weakref.ref(data)
         return found

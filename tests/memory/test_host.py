@@ -1,6 +1,9 @@
 """memory.host and memory.disk: who is in host memory, who is on disk, on a real disk."""
 
+import shutil
 import threading
+import weakref
+from types import NoneType
 
 import jax.numpy as jnp
 import numpy as np
@@ -107,12 +110,12 @@ def test_without_room_a_new_model_goes_to_disk_itself_and_waits_there(bench):
 QUARTER = LEAF // 4
 
 
-def put_tuned(bench, name, seed):
-    """A model of one group's size: three quarters the same for all, and one of its own."""
+def put_tuned(bench, name, seed, shared=3):
+    """A model of one group's size: quarters the same for all, as many as `shared`, and its own."""
     backbone, own = np.random.default_rng(0), np.random.default_rng(seed)
     leaves = [
         jnp.asarray(rng.standard_normal(QUARTER // 4), jnp.float32)
-        for rng in (backbone, backbone, backbone, own)
+        for rng in [backbone] * shared + [own] * (4 - shared)
     ]
     model = bench.store.put(name, leaves, range(4))
     bench.values[model] = b"".join(np.asarray(x).tobytes() for x in leaves)
@@ -179,13 +182,60 @@ def test_who_shares_with_one_that_makes_room_for_it_gets_that_room(bench):
     assert (a.here, b.here) == (True, False)
     for _ in range(2):
         bench.bring(b, a)
-        # Who wrote the leaver may hold its bytes a little longer: then they are shared, which
-        # keeps all of them, and all are counted.
-        assert quarters(bench) == 4 + any(group.inside for group in b.groups)
+        assert quarters(bench) == 4
         check_tuned(bench, b)
         bench.bring(a, b)
         assert quarters(bench) == 4
         check_tuned(bench, a)
+
+
+def test_who_comes_does_not_share_what_only_a_writer_holds_of_one_that_has_left(bench):
+    bench = bench(1)
+    a, b = put_tuned(bench, "a", 1), put_tuned(bench, "b", 2)
+    written = a.data
+    bench.bring(b, a)
+    assert quarters(bench) == 4
+    assert b.data is not None
+    assert not any(np.shares_memory(mine, left) for mine in b.data for left in written)
+    check_tuned(bench, b)
+    # Its own bytes are used again.
+    reads = bench.disk.stats["reads"]
+    bench.bring(a, b)
+    assert quarters(bench) == 4
+    assert bench.disk.stats["reads"] == reads
+    check_tuned(bench, a)
+
+
+def test_who_finds_less_to_share_than_it_was_let_in_for_is_left_on_disk(bench):
+    bench = bench(7 / 4)
+    a, b, c = (
+        put_tuned(bench, name, seed, shared)
+        for name, seed, shared in [("a", 1, 3), ("b", 2, 3), ("c", 3, 2)]
+    )
+    assert quarters(bench) == 4 + 1 + 2
+    gone = threading.Event()
+    weakref.finalize(a.data[0], gone.set)
+    bench.host.release(bench.put("full", 4, idle=[a, b, c]))
+    # Two are to lie in the first one's group, which can not be read.
+    (folder,) = bench.disk.folder.glob("a.*")
+    shutil.rmtree(folder)
+    assert gone.wait(30)
+    free = threading.Event()
+    held = bench.disk.run(free.wait, 30)
+    for model in (a, b, c):
+        assert bench.host.bring(model, [])
+    assert quarters(bench) == 4 + 1 + 2
+    free.set()
+    assert held.result(30)
+    bench.settle()
+    assert [model for model, _ in bench.ends[-3:]] == [a, b, c]
+    assert [type(error) for _, error in bench.ends[-3:]] == [CheckpointError, NoneType, NoneType]
+    assert (b.here, b.data, c.here) == (False, None, True)
+    assert quarters(bench) == 4
+    check_tuned(bench, c)
+    bench.bring(b, c)
+    check_tuned(bench, b)
+    assert quarters(bench) == 4
 
 
 def test_equal_groups_are_counted_once_and_read_only_if_nobody_has_them(bench):
