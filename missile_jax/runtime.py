@@ -38,7 +38,7 @@ from missile_jax.program.costs import MeasuredCosts
 from missile_jax.program.load import load
 from missile_jax.program.pinning import pin_threads
 from missile_jax.program.plan import Plan
-from missile_jax.program.program import CopyIn, Inputs, Program, stage
+from missile_jax.program.program import Inputs, Program
 from missile_jax.program.yielding import yielding
 from missile_jax.schedule.admission import level_of
 from missile_jax.schedule.policies import make_policy
@@ -258,7 +258,8 @@ class Runtime:
         if self._memory is None:
             return program, Fixed(program.leaves)
         parameters = self._memory.place(program, pinned=spec.pinned)
-        return dataclasses.replace(program, leaves=()), parameters
+        transfers = self._memory.transfers(program.info)
+        return dataclasses.replace(program, leaves=(), transfers=transfers), parameters
 
     def evict(self, name: str) -> int:
         """Takes a model's parameters off the device; its next request brings them back.
@@ -322,9 +323,7 @@ class Runtime:
             ModelRaisedError, DeviceMemoryError, RuntimeClosedError or CancelledError; with a disk,
             also CheckpointError and HostMemoryError.
         """
-        return self._send(
-            name, lambda p, copy: p.accept(inputs, copy), deadline_ms, priority
-        ).future
+        return self._send(name, lambda p: p.accept(inputs), deadline_ms, priority).future
 
     def submit_tensors(
         self,
@@ -342,7 +341,7 @@ class Runtime:
         """
         return self._send(
             name,
-            lambda p, copy: p.accept_named(tensors, copy),
+            lambda p: p.accept_named(tensors),
             deadline_ms,
             priority,
             named=True,
@@ -351,9 +350,7 @@ class Runtime:
 
     def infer(self, name: str, inputs: PyTree, *, deadline_ms: float | None = None) -> PyTree:
         """`submit`, and waits for the result. Raises what the future raises."""
-        request = self._send(
-            name, lambda p, copy: p.accept(inputs, copy), deadline_ms, None, waits=True
-        )
+        request = self._send(name, lambda p: p.accept(inputs), deadline_ms, None, waits=True)
         if not self._mux.device.autonomous:
             with self._driving:
                 while not request.future.done() and self._mux.step():
@@ -377,13 +374,10 @@ class Runtime:
         self._mux.check_open()
         return self._mux.table[name].program
 
-    def _copy_in(self, program: Program) -> CopyIn:
-        return stage if self._memory is None else partial(self._memory.copy_in, program.info)
-
     def _send(
         self,
         name: str,
-        accept: Callable[[Program, CopyIn], Inputs],
+        accept: Callable[[Program], Inputs],
         deadline_ms: float | None,
         priority: int | str | None,
         *,
@@ -399,7 +393,7 @@ class Runtime:
             program = self._program(name)
             level = 1 if priority is None else level_of(program.info, priority)
             finish = program.named_outputs if named else program.out_tree.unflatten
-            inputs = accept(program, self._copy_in(program))
+            inputs = accept(program)
             request = self._request(program, inputs, deadline_ms, level, finish)
             try:
                 if waits:

@@ -424,9 +424,8 @@ def test_a_large_input_after_the_end_is_refused_as_any_other():
         runtime.load("sum", model=lambda w, x: x.sum(1) * w, params=np.float32(1), example=large)
     with pytest.raises(RuntimeClosedError):
         runtime.submit("sum", large)
-    memory = runtime._memory
     with pytest.raises(RuntimeClosedError, match="model 'sum': the link is closed"):
-        memory.copy_in(runtime._mux.table["sum"].program.info, large)
+        runtime._mux.table["sum"].program.transfers.stage(large)
 
 
 @pytest.mark.parametrize(("eviction", "light_leaves"), [("light_first", True), ("lru", False)])

@@ -19,6 +19,7 @@ class Job:
     """
 
     __slots__ = (
+        "_held",
         "_inputs",
         "_parameters",
         "_program",
@@ -37,6 +38,7 @@ class Job:
         self._program = program
         self._parameters = parameters
         self._slots: list[Any] | None = None
+        self._held: dict[int, Any] = {}
         # Kept here, since a request that is given up while it waits for its launch drops its own.
         self._inputs = [r.inputs for r in requests]
         self.requests = list(requests)
@@ -73,11 +75,20 @@ class Job:
     def run(self, segment: Segment) -> None:
         """Launches `segment` and returns when its results are there."""
         if self._slots is None:
-            self._slots = self.plan.start(self._program.stack(self._inputs, self.rows))
-            self._inputs.clear()
+            self._slots = self._start()
         with self._parameters.use(segment) as leaves:
             for result in segment.run(leaves, self._slots):
                 result.block_until_ready()
+        if self._held:
+            slots = self._slots
+            self._held = {k: kept for k, kept in self._held.items() if slots[k] is not None}
+
+    def _start(self) -> list[Any]:
+        """Slots with inputs that launches take."""
+        stacked = self._program.stack(self._inputs, self.rows)
+        inputs, self._held = self._program.transfers.to_device(stacked)
+        self._inputs.clear()
+        return self.plan.start(inputs)
 
     def advance(self, piece: Piece) -> None:
         """`piece` has run."""

@@ -22,6 +22,7 @@ from missile_jax.memory.link import (
     transfer_curve,
 )
 from missile_jax.memory.store import pageable_zeros
+from missile_jax.memory.transfers import Room
 from missile_jax.spec import JaxDevice
 
 # What XLA aligns its own arrays to.
@@ -40,6 +41,7 @@ class Backing:
 
     bytes_per_s: of the link. group_bytes: the elbow of its transfer curve. alignment: of arrays.
     host_zeros: makes host memory [n] uint8, zeros, that the link reads fastest.
+    to_host, room: the link's other direction, and where requests' inputs and results lie; of a GPU.
     """
 
     arena: Arena
@@ -48,28 +50,34 @@ class Backing:
     group_bytes: int
     alignment: int
     host_zeros: Callable[[int], np.ndarray]
+    to_host: Link | None = None
+    room: Room | None = None
 
 
 def open_backing(
-    device: JaxDevice, size_bytes: int, cache_dir: Path, link_bytes_per_s: float | None
+    device: JaxDevice,
+    size_bytes: int,
+    room_bytes: int,
+    cache_dir: Path,
+    link_bytes_per_s: float | None,
 ) -> Backing:
     """Takes `size_bytes` of `device`.
 
+    room_bytes: for inputs of requests, beside that; a CPU takes none.
     link_bytes_per_s: play a bus of this rate; None for as fast as it goes.
 
     Raises ConfigError for a device that is neither, or one that has not that much.
     """
-    makers = {"cpu": _on_cpu, "gpu": _on_cuda}
-    if device.platform not in makers:
-        raise ConfigError(
-            f"device_memory= manages CPU and CUDA devices, got a {device.platform} device"
-        )
-    return makers[device.platform](device, size_bytes, cache_dir, link_bytes_per_s)
+    if device.platform == "cpu":
+        return _on_cpu(size_bytes, cache_dir, link_bytes_per_s)
+    if device.platform == "gpu":
+        return _on_cuda(device, size_bytes, room_bytes, cache_dir, link_bytes_per_s)
+    raise ConfigError(
+        f"device_memory= manages CPU and CUDA devices, got a {device.platform} device"
+    )
 
 
-def _on_cpu(
-    device: JaxDevice, size_bytes: int, cache_dir: Path, link_bytes_per_s: float | None
-) -> Backing:
+def _on_cpu(size_bytes: int, cache_dir: Path, link_bytes_per_s: float | None) -> Backing:
     alignment = _ALIGNMENT["cpu"]
     try:
         arena = Arena(size_bytes, alignment=alignment)
@@ -81,21 +89,36 @@ def _on_cpu(
 
 
 def _on_cuda(
-    device: JaxDevice, size_bytes: int, cache_dir: Path, link_bytes_per_s: float | None
+    device: JaxDevice,
+    size_bytes: int,
+    room_bytes: int,
+    cache_dir: Path,
+    link_bytes_per_s: float | None,
 ) -> Backing:
     alignment = _ALIGNMENT["gpu"]
     try:
         cuda = CudaDevice(device.local_hardware_id)
-        _check_budget(device, size_bytes, card_bytes(device.local_hardware_id))
+        _check_budget(device, size_bytes + room_bytes, card_bytes(device.local_hardware_id))
         arena = _cuda_arena(cuda, size_bytes, alignment)
+        inputs = _cuda_arena(cuda, room_bytes, alignment)
+        room = Room(inputs, Arena.pinned(cuda, room_bytes, alignment))
         best = _best_cuda_copy(cuda, arena, cache_dir)
-        link = Link(cuda=cuda, threads=best.threads, emulate_bytes_per_s=link_bytes_per_s or 0.0)
+        link, to_host = (
+            Link(
+                cuda=cuda,
+                threads=best.threads,
+                emulate_bytes_per_s=link_bytes_per_s or 0.0,
+                to_host=backwards,
+            )
+            for backwards in (False, True)
+        )
     except ConfigError:
         raise
     except (MemoryError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"device_memory= cannot manage {device}: {error}") from None
     rate, elbow_bytes = _at_rate(best, link_bytes_per_s)
-    return Backing(arena, link, rate, elbow_bytes, alignment, partial(_pinned_zeros, cuda))
+    zeros = partial(_pinned_zeros, cuda)
+    return Backing(arena, link, rate, elbow_bytes, alignment, zeros, to_host, room)
 
 
 def _cuda_arena(cuda: CudaDevice, size_bytes: int, alignment: int) -> Arena:
@@ -109,7 +132,7 @@ def _cuda_arena(cuda: CudaDevice, size_bytes: int, alignment: int) -> Arena:
 
 
 def _check_budget(device: JaxDevice, arena_bytes: int, all_bytes: int) -> None:
-    """Raises ConfigError if the arena and what XLA may take for itself are more than the card has.
+    """Raises ConfigError if our arenas and what XLA may take for itself are more than the card has.
 
     XLA may take it later, by and by: without this, a launch would fail then.
     """
@@ -119,7 +142,7 @@ def _check_budget(device: JaxDevice, arena_bytes: int, all_bytes: int) -> None:
     left = math.floor(100 * (all_bytes - arena_bytes) / all_bytes) / 100
     remedy = f"set XLA_PYTHON_CLIENT_MEM_FRACTION={left:.2f} before JAX is first used, or "
     raise ConfigError(
-        f"device_memory= is too much: its arena of {arena_bytes} bytes and XLA's own pool of "
+        f"device_memory= is too much: its arenas of {arena_bytes} bytes and XLA's own pool of "
         f"{pool_bytes} are more than the {all_bytes} of {device}; "
         f"{remedy if left > 0 else ''}give a smaller device_memory="
     )

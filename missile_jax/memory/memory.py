@@ -10,27 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from missile_jax._native import Block, Copy, Flow, staging_like
+from missile_jax._native import Block, Copy
 from missile_jax.errors import ConfigError, RuntimeClosedError
 from missile_jax.memory.backing import open_backing
 from missile_jax.memory.disk import Disk
 from missile_jax.memory.eviction import EVICTION_ORDERS, Return, cost_of_return
+from missile_jax.memory.flows import Flows
 from missile_jax.memory.host import Host
 from missile_jax.memory.pages import huge_page_bytes
 from missile_jax.memory.residence import Residence
 from missile_jax.memory.residency import Cancel, FetchDone, Residency
 from missile_jax.memory.store import HostModel, Store
+from missile_jax.memory.transfers import CudaTransfers, LinkTransfers
 from missile_jax.memory.views import array_maker
 from missile_jax.program.plan import Plan
-from missile_jax.program.program import Program, stage
+from missile_jax.program.program import Program
+from missile_jax.program.transfers import Transfers
 from missile_jax.spec import JaxDevice, ModelInfo, Priority, Tenant
 
 # Of device_memory; the rest is for what XLA allocates by itself: temporaries, inputs, outputs.
 ARENA_SHARE = 0.75
-# Inputs from here on are copied by the link; to wake its thread takes as long as to copy 64 KiB.
-_OVER_THE_LINK_BYTES = 1 << 20
+# On a GPU, for large inputs; as much of the host's memory is pinned for inputs and results.
+_ROOM_SHARE = 1 / 16
+_MOST_ROOM_BYTES = 256 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -86,17 +88,21 @@ class Memory:
         if eviction not in EVICTION_ORDERS:
             allowed = ", ".join(map(repr, EVICTION_ORDERS))
             raise ConfigError(f"eviction={eviction!r} is unknown; allowed: {allowed}")
-        self.temporary_bytes = device_bytes - round(ARENA_SHARE * device_bytes)
-        backing = open_backing(
-            device, device_bytes - self.temporary_bytes, cache_dir, link_bytes_per_s
-        )
+        self._host_is_device = device.platform == "cpu"
+        arena_bytes = round(ARENA_SHARE * device_bytes)
+        room_bytes = min(round(_ROOM_SHARE * device_bytes), _MOST_ROOM_BYTES)
+        if self._host_is_device:
+            room_bytes = 0
+        self.temporary_bytes = device_bytes - arena_bytes - room_bytes
+        backing = open_backing(device, arena_bytes, room_bytes, cache_dir, link_bytes_per_s)
         self._lock = lock
         self.observers: tuple[Callable[[CopyRecord], None], ...] = (
             () if observer is None else (observer,)
         )
-        self._host_is_device = device.platform == "cpu"
         self.link_bytes_per_s = backing.bytes_per_s
         self.arena, self.link = backing.arena, backing.link
+        self._flows = Flows(backing.link, backing.to_host, tenants)
+        self._room, self._make_array = backing.room, array_maker(device)
         # As it was made: to ask the kernel takes too long for `stats`.
         self._huge_page_bytes = (
             huge_page_bytes(self.arena.address, self.arena.size_bytes)
@@ -105,7 +111,6 @@ class Memory:
         )
         self.store = Store(backing.group_bytes, backing.alignment, backing.host_zeros)
         self.host = Host(host_bytes, None if disk is None else Disk(disk), lock)
-        self._tenants = dict(tenants)
         quotas = {
             name: tenant.quota_bytes
             for name, tenant in tenants.items()
@@ -115,14 +120,13 @@ class Memory:
             self.arena,
             self._fetch,
             self.host,
-            {True: array_maker(device), False: array_maker(best_effort_device)},
+            {True: self._make_array, False: array_maker(best_effort_device)},
             now_ns,
             lock,
             arrived,
             quotas,
             EVICTION_ORDERS[eviction](),
         )
-        self._flows: dict[tuple[str, bool], Flow] = {}
 
     def place(self, program: Program, *, pinned: bool) -> Residence:
         """Takes a loaded model over: its parameters lie on the host until they are wanted, or on
@@ -163,34 +167,11 @@ class Memory:
             [segment.duration_ns for segment in plan.segments],
         )
 
-    def _flow(self, tenant: str, latency: bool) -> Flow:
-        flow = self._flows.get((tenant, latency))
-        if flow is None:
-            weight = self._tenants.get(tenant, Tenant()).link_weight
-            name = f"{tenant}/{'latency' if latency else 'best_effort'}"
-            flow = self.link.flow(name, weight=weight, latency=latency)
-            self._flows[tenant, latency] = flow
-        return flow
-
-    def copy_in(self, info: ModelInfo, array: np.ndarray) -> np.ndarray:
-        """A copy of a request's input [B, ...] that XLA's CPU client takes as it is.
-
-        A large one goes over the link, in the turns of the model's tenant and class: so uploads
-        hold up nobody's parameters. The caller waits. Raises RuntimeClosedError.
-        """
-        if array.nbytes < _OVER_THE_LINK_BYTES or not self._host_is_device:
-            return stage(array)
-        staged = staging_like(array)
-        try:
-            with self._lock:
-                flow = self._flow(info.tenant, info.priority is Priority.LATENCY)
-            copy = flow.copy(_place(staged), 0, _place(array), 0, array.nbytes)
-        except RuntimeError as error:
-            raise RuntimeClosedError(f"model {info.name!r}: {error}") from None
-        copy.wait()
-        if copy.error is not None:
-            raise RuntimeClosedError(f"model {info.name!r}: {copy.error}")
-        return staged
+    def transfers(self, info: ModelInfo) -> Transfers:
+        """How inputs and results of a model's requests are copied."""
+        if self._room is None:
+            return LinkTransfers(info, self._flows)
+        return CudaTransfers(info, self._flows, self._room, self._make_array)
 
     def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> Cancel:
         assert model.host.data is not None
@@ -202,29 +183,27 @@ class Memory:
                     _observe(observer, model.name, k, copy)
             done(copy.error)
 
-        flow = self._flow(model.tenant, model.latency)
+        flow = self._flows.to_device(model.tenant, model.latency)
         return flow.copy((block.address, block), 0, data, 0, data.nbytes, copied).cancel
 
     def stats(self) -> dict[str, Any]:
-        """Of the arena, the link by tenant, the host, and the disk.
+        """Of the arena, the link by tenant and class, the host, and the disk; on a GPU of
+        `transfers` too, inputs and results of requests.
 
         `huge_page_bytes` of the arena: how much the kernel gave in huge pages when it was made;
         None where that is not known, and on a GPU.
         """
         stats = self.residency.stats()
         stats["arena"] |= {"huge_page_bytes": self._huge_page_bytes}
-        return stats | {"link": self.link.stats()} | self.host.stats()
+        if self._room is not None:
+            stats["transfers"] = self._room.stats()
+        return stats | {"link": self._flows.stats()} | self.host.stats()
 
     def close(self) -> None:
         """Takes all models off the device and ends the disk and the link. May be called twice."""
         self.residency.close()
         self.host.close()
-        self.link.close()
-
-
-def _place(array: np.ndarray) -> tuple[int, np.ndarray]:
-    # Not the buffer protocol: numpy has none for bfloat16.
-    return array.ctypes.data, array
+        self._flows.close()
 
 
 def _observe(observer: Callable[[CopyRecord], None], model: str, k: int, copy: Copy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,18 +14,11 @@ import numpy as np
 from missile_jax._native import stack_rows
 from missile_jax.errors import InvalidInputError, UnsupportedShapeError
 from missile_jax.program.plan import Plan
+from missile_jax.program.transfers import BY_XLA, Transfers
 from missile_jax.spec import ModelInfo, Priority, PyTree
 
 # Shapes that a program keeps what it knows of; clients choose them.
 _MOST_FITS = 4096
-
-# Copies an array [B, ...], so that XLA's CPU client takes the copy as it is: aligned.
-CopyIn = Callable[[np.ndarray], np.ndarray]
-
-
-def stage(array: np.ndarray) -> np.ndarray:
-    """A copy of `array` made by this thread."""
-    return stack_rows([array], len(array))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +85,7 @@ class Program:
     plans: by (B, L); L is 0 where no lengths are declared.
     batched: whether every output has the batch on its first axis. Otherwise a request must fill its
         bucket exactly, and shares it with nobody.
+    transfers: how inputs come to the device, and results back.
     """
 
     info: ModelInfo
@@ -102,6 +96,7 @@ class Program:
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
     batched: bool
+    transfers: Transfers = BY_XLA
     _least_ns_per_row: dict[int, float] = field(init=False, repr=False)
     _fits: dict[tuple[int, int], Fit] = field(init=False, default_factory=dict, repr=False)
 
@@ -132,14 +127,13 @@ class Program:
         """Rows that may share a batch."""
         return self.info.buckets[-1] if self.batched else 0
 
-    def accept(self, inputs: PyTree, copy: CopyIn = stage) -> Inputs:
+    def accept(self, inputs: PyTree) -> Inputs:
         """Checks `inputs` and copies them to the host, so that the caller may go on writing them.
-
-        copy: makes the copy of a C-contiguous array [B, ...].
 
         Raises:
             InvalidInputError: another tree, dtype or trailing shape than the example's.
             UnsupportedShapeError: more rows or positions than the largest bucket.
+            RuntimeClosedError: the link that was to copy them is closed.
         """
         leaves, tree = jax.tree.flatten(inputs)
         if tree != self.in_tree:
@@ -147,16 +141,16 @@ class Program:
                 f"model {self.info.name!r}: inputs have the tree {tree}, "
                 f"the example has {self.in_tree}"
             )
-        return self.accept_leaves(leaves, copy)
+        return self.accept_leaves(leaves)
 
-    def accept_leaves(self, leaves: Sequence[Any], copy: CopyIn = stage) -> Inputs:
+    def accept_leaves(self, leaves: Sequence[Any]) -> Inputs:
         """`accept` for inputs that are flat already, in the order of `info.inputs`."""
         arrays = []
         for leaf, value in zip(self.inputs, leaves, strict=True):
             fits = type(value) is np.ndarray and value.dtype == leaf.dtype
             if not (fits and value.ndim == len(leaf.shape) and value.flags.c_contiguous):
                 value = self._array(leaf, value)
-            arrays.append(copy(value))
+            arrays.append(self.transfers.stage(value))
         rows, actual = arrays[0].shape[0], 0
         if self.info.lengths:
             actual = self._length_of(arrays)
@@ -197,7 +191,7 @@ class Program:
         )
         return fit
 
-    def accept_named(self, tensors: Mapping[str, Any], copy: CopyIn = stage) -> Inputs:
+    def accept_named(self, tensors: Mapping[str, Any]) -> Inputs:
         """`accept` for inputs by the names that `info.inputs` lists."""
         leaves = [tensors[leaf.name] for leaf in self.inputs if leaf.name in tensors]
         if not len(leaves) == len(tensors) == len(self.inputs):
@@ -205,7 +199,7 @@ class Program:
             raise InvalidInputError(
                 f"model {self.info.name!r}: got the inputs {sorted(tensors)}, allowed are {names}"
             )
-        return self.accept_leaves(leaves, copy)
+        return self.accept_leaves(leaves)
 
     def _length_of(self, arrays: Sequence[np.ndarray]) -> int:
         pairs = zip(self.inputs, arrays, strict=True)
@@ -281,7 +275,7 @@ class Program:
 
         rows, lengths: B and unpadded L of each request, in the order of `stack`.
         """
-        host = [np.asarray(r) for r in results]
+        host = self.transfers.to_host(results)
         if len(rows) == 1 and host[0].shape[:1] == (rows[0],) and not any(lengths):
             return [host]
         split, start = [], 0

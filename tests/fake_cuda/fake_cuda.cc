@@ -611,6 +611,26 @@ Result fakeSum(Stream* stream, Address address, std::size_t size_bytes, std::uin
   return kSuccess;
 }
 
+// A kernel: writes the bytes that lie at `from` when it runs, each with `value` added, to `to`.
+Result fakeAdd(Stream* stream, Address to, Address from, std::size_t size_bytes, unsigned value) {
+  const std::lock_guard<std::mutex> lock(driver().mutex);
+  if (const Result result = Enter("fakeAdd", Needs::kContext)) return result;
+  if (Known("fakeAdd", stream) == nullptr) return kInvalidHandle;
+  stream->Add([=] {
+    std::byte* target = nullptr;
+    const std::byte* source = nullptr;
+    {
+      const std::lock_guard<std::mutex> inner(driver().mutex);
+      target = Inside("fakeAdd", to, size_bytes);
+      source = Inside("fakeAdd", from, size_bytes);
+    }
+    for (std::size_t k = 0; target != nullptr && source != nullptr && k < size_bytes; ++k) {
+      target[k] = static_cast<std::byte>(std::to_integer<unsigned>(source[k]) + value);
+    }
+  });
+  return kSuccess;
+}
+
 // One stream, or with null all that there are and will be.
 void fakeHold(Stream* stream, int held) {
   const std::lock_guard<std::mutex> lock(driver().mutex);

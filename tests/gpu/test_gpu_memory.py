@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from missile_jax import Runtime
 from missile_jax._native import Arena, Block, Copy, CudaDevice, Link, ViewLayout
 from missile_jax.memory import views
 
@@ -139,3 +140,45 @@ def test_a_pinned_block_is_kept_for_a_launch_that_is_late(card):
     first.unpin()
     until_free(first)
     np.testing.assert_allclose(result, 20_001 / SIDE, rtol=1e-3)
+
+
+def scaled(weight: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return x * weight, x[:, :4]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_large_inputs_and_results_go_over_the_link_each_way(gpu, tmp_path, dtype):
+    xs = [np.arange(k, k + (1 << 20)).reshape(1, -1).astype(dtype) for k in range(24)]
+    size_bytes = xs[0].nbytes
+    with Runtime(device=gpu, cache_dir=tmp_path, device_memory="512MiB") as runtime:
+        fields = {"params": np.array(3, dtype), "example": xs[0], "buckets": [1, 4]}
+        runtime.load("front", model=scaled, priority="latency", tenant="a", **fields)
+        runtime.load("back", model=scaled, tenant="b", **fields)
+        behind = [runtime.submit("back", x) for x in xs]
+        front = [runtime.infer("front", x) for x in xs]
+        answers = [*front, *(future.result(timeout=60) for future in behind)]
+        memory = runtime.stats()["memory"]
+    # After the end: what was handed out is the caller's for as long as he likes.
+    for (large, small), x in zip(answers, xs * 2, strict=True):
+        np.testing.assert_array_equal(large, x * np.array(3, dtype))
+        np.testing.assert_array_equal(small, x[:, :4])
+        assert not large.flags.writeable
+    flow = memory["link"]["a/latency"]
+    assert flow["to_host"]["bytes"] == 24 * size_bytes
+    assert 24 * size_bytes <= flow["bytes"] < 25 * size_bytes
+    assert memory["link"]["b/best_effort"]["to_host"]["bytes"] >= 24 * size_bytes
+    assert memory["transfers"]["inputs_by_xla"] == 0
+    assert memory["transfers"]["inputs"] >= 24
+
+
+def test_xla_brings_an_input_that_there_is_no_room_for(gpu, tmp_path):
+    x = np.arange(1 << 22, dtype=np.float32).reshape(1, -1)
+    # Of 128 MiB, 8 are for inputs; this one has 16.
+    with Runtime(device=gpu, cache_dir=tmp_path, device_memory="128MiB") as runtime:
+        runtime.load("m", model=scaled, params=np.float32(2), example=x)
+        large, _ = runtime.infer("m", x)
+        memory = runtime.stats()["memory"]
+    np.testing.assert_array_equal(large, 2 * x)
+    assert memory["transfers"]["inputs_by_xla"] == 1
+    assert memory["link"]["default/best_effort"]["bytes"] < x.nbytes
+    assert memory["link"]["default/best_effort"]["to_host"]["bytes"] == x.nbytes

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +112,12 @@ class ComputeStream:
             self._driver._do("fakeSum", self._handle, *arguments)
         return total
 
+    def launch_add(self, to: int, of: int, size_bytes: int, value: int) -> None:
+        """A kernel that writes the bytes at `of`, each with `value` added, to `to`."""
+        arguments = (ctypes.c_uint64(to), ctypes.c_uint64(of), ctypes.c_size_t(size_bytes), value)
+        with self._driver._current(self._context):
+            self._driver._do("fakeAdd", self._handle, *arguments)
+
     def hold(self) -> None:
         """Begins nothing until `let_go()`."""
         self._driver.library.fakeHold(self._handle, 1)
@@ -120,6 +128,29 @@ class ComputeStream:
     def synchronize(self) -> None:
         with self._driver._current(self._context):
             self._driver._do("cuStreamSynchronize", self._handle)
+
+
+class DLTensor(ctypes.Structure):
+    """DLPack's struct, as far as a view fills it."""
+
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def tensor_of(capsule: Any) -> DLTensor:
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return DLTensor.from_address(get(capsule, b"dltensor"))
 
 
 def pinned(device: _native.CudaDevice, content: np.ndarray) -> np.ndarray:
@@ -150,6 +181,14 @@ class Bus:
     def close(self) -> None:
         self._up.close()
         self._down.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """What another thread brings about, and nobody tells."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0)
 
 
 def finish(copy: _native.Copy) -> None:

@@ -1,13 +1,11 @@
 """An arena in a GPU's memory, on the fake CUDA driver: a host that touched it would crash."""
 
-import ctypes
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_driver import Bus, FakeDriver
+from fake_driver import Bus, FakeDriver, tensor_of
 
 from missile_jax._native import Arena, Block, ViewLayout
 
@@ -161,29 +159,6 @@ def test_a_slide_that_fails_half_way_loses_the_block_and_says_so(driver, card):
     block.release()
     assert card.arena.stats()["largest_free_bytes"] == 4 * MIB
     card.arena.check()
-
-
-class DLTensor(ctypes.Structure):
-    """DLPack's struct, as far as a view fills it."""
-
-    _fields_ = (
-        ("data", ctypes.c_uint64),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.c_void_p),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-def tensor_of(capsule: Any) -> DLTensor:
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return DLTensor.from_address(get(capsule, b"dltensor"))
 
 
 def test_a_view_names_the_device(driver):

@@ -2,12 +2,13 @@
 
 import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import PATIENCE_S, FakeDriver, finish, pinned
+from fake_driver import PATIENCE_S, FakeDriver, finish, pinned, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -131,14 +132,50 @@ def test_a_copy_to_no_device_memory_fails_with_the_drivers_word(driver, both):
     assert "not device memory" in driver.misuse()
 
 
-def test_a_copy_in_flight_can_be_cancelled(driver, both):
-    source = pinned(both.device, content(MIB))
+class Owner:
+    """Of memory at an address."""
+
+
+@pytest.mark.parametrize("to_host", [False, True])
+def test_a_copy_in_flight_can_be_cancelled(driver, both, to_host):
+    host, flow = pinned(both.device, content(MIB)), both.back if to_host else both.to
+    owner = Owner()
+    ends = [(both.block.address, owner), (host.ctypes.data, host)]
+    seen = weakref.ref(owner)
+    del owner
     with driver.held():
-        copy = both.to.copy_many(both.at, source, [(0, 0, MIB)] * 100)
+        copy = flow.copy_many(*(ends[::-1] if to_host else ends), [(0, 0, MIB)] * 100)
+        ends.clear()
+        until(lambda: copy.started_ns)
         assert copy.cancel()
-        assert not both.to.copy(both.at, 0, source, 0, MIB).wait(0)
+        assert not copy.wait(0.05)
+        assert seen() is not None  # The chunk on the bus still needs it.
     assert copy.wait(PATIENCE_S)
     assert copy.error == "the copy was cancelled"
+    until(lambda: seen() is None)
+
+
+@pytest.mark.parametrize("to_host", [False, True])
+def test_shares_follow_weights_in_either_direction(driver, to_host):
+    device, turns = driver.device(), 64
+    arena, host = Arena.on_cuda(device, 4 * KIB), Arena.pinned(device, 4 * KIB)
+    blocks = [arena.allocate(4 * KIB), host.allocate(4 * KIB)]
+    ends = [(block.address, block) for block in (blocks[::-1] if to_host else blocks)]
+    link = Link(
+        cuda=device, to_host=to_host, chunk_bytes=4 * KIB, history=1000, best_effort_share=0.0
+    )
+    gate = link.flow("gate", latency=True)
+    flows = {name: link.flow(name, weight) for name, weight in (("light", 1), ("heavy", 3))}
+    with driver.held():
+        first = gate.copy_many(*ends, [(0, 0, 4 * KIB)])
+        copies = [flow.copy_many(*ends, [(0, 0, 4 * KIB)] * turns) for flow in flows.values()]
+    for copy in (first, *copies):
+        finish(copy)
+    served = link.history(1000)[:, 0]
+    link.close()
+    assert served[0] == gate.id
+    # While both have something to copy.
+    assert abs(np.sum(served[1:65] == flows["heavy"].id) - 48) <= 1
 
 
 def test_memory_that_the_driver_does_not_know_of_goes_through_pinned_buffers(driver, both):
