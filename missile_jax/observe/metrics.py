@@ -88,19 +88,19 @@ _SWAPS = (
         "missile_evicted_bytes", "Parameters dropped from the device.", lambda s: s["evicted_bytes"]
     ),
 )
-# Of every flow of the link.
+# Of every flow of the link, in each direction.
 _FLOWS = (
     _Count(
         "missile_link_bytes",
-        "Bytes copied over the link to the device: parameters, and large inputs.",
+        "Bytes copied over the link: parameters, large inputs, and on a GPU large results.",
         lambda f: f["bytes"],
-        ("tenant", "priority"),
+        ("tenant", "priority", "direction"),
     ),
     _Count(
         "missile_link_wait_seconds",
         "Time that copies waited for the link.",
         lambda f: f["waited_ns"] / 1e9,
-        ("tenant", "priority"),
+        ("tenant", "priority", "direction"),
     ),
 )
 # Of every loaded model, now.
@@ -292,4 +292,7 @@ def _cumulated(bounds: Iterable[str], counts: Iterable[int]) -> list[tuple[str, 
 def _flows(link: Values) -> Iterator[Values]:
     for name, flow in link.items():
         tenant, _, priority = name.rpartition("/")
-        yield {"tenant": tenant, "priority": priority} | flow
+        labels = {"tenant": tenant, "priority": priority}
+        yield labels | {"direction": "to_device"} | flow
+        if "to_host" in flow:
+            yield labels | {"direction": "to_host"} | flow["to_host"]

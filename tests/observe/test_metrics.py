@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from missile_jax import DeadlineExceededError, QueueFullError, Runtime
 from missile_jax.engine.stats import BOUNDS_NS
+from missile_jax.memory.flows import Flows
 from missile_jax.options import ObserveOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -55,7 +56,7 @@ def test_counts_are_those_of_the_requests_that_were_sent(tmp_path, serve):
         running = runtime.submit("gate", one)
         gate.wait_entered()
         leaving = runtime.submit("gate", one)
-        late = runtime.submit("gate", one, deadline_ms=1)
+        late = runtime.submit("gate", one, deadline_ms=100)
         with pytest.raises(DeadlineExceededError):
             late.result(60)
         waiting = runtime.submit("gate", one)
@@ -100,6 +101,16 @@ def test_a_histogram_s_buckets_add_up(managed, serve):
     assert values[-1] == managed.stats()["models"]["quick"]["success_count"]
 
 
+def test_a_link_with_two_directions_shows_both(managed, serve, monkeypatch):
+    both = {"bytes": 1, "waited_ns": 0, "to_host": {"bytes": 5, "waited_ns": 2_000_000_000}}
+    monkeypatch.setattr(Flows, "stats", lambda _: {"a/latency": both})
+    families = scrape(serve(managed))
+    link = "missile_link_bytes_total"
+    assert value(families, link, tenant="a", direction="to_device") == 1
+    assert value(families, link, tenant="a", direction="to_host") == 5
+    assert value(families, "missile_link_wait_seconds_total", direction="to_host") == 2
+
+
 def test_memory_and_link_are_shown_by_model_and_by_tenant(managed, serve):
     managed.infer("quick", X)
     managed.infer("other", X)
@@ -112,7 +123,7 @@ def test_memory_and_link_are_shown_by_model_and_by_tenant(managed, serve):
     assert value(families, "missile_swap_in_bytes_total", model="other") == 2 * 4096
     link = "missile_link_bytes_total"
     assert value(families, link, tenant="b", priority="best_effort") == 2 * 4096
-    assert value(families, link, tenant="a", priority="latency") == 4096
+    assert value(families, link, tenant="a", priority="latency", direction="to_device") == 4096
     assert value(families, "missile_resident_bytes", model="other") >= 4096
     assert value(families, "missile_arena_size_bytes") == 3 * 2**18
     assert value(families, "missile_slo_attainment_ratio", model="quick") == 1
