@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+_STARTED_S = time.monotonic()
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "missile-jax")
 
 
@@ -38,6 +40,7 @@ class Report:
         return {
             "benchmark": self.benchmark,
             "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+            "seconds": round(time.monotonic() - _STARTED_S, 1),
             "seed": self.seed,
             "simulated": self.simulated,
             "machine": machine(),

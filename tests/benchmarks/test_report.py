@@ -16,10 +16,12 @@ def test_a_report_has_the_one_form(tmp_path: Path) -> None:
     report.write(tmp_path / "out" / "thing.json")
     data = json.loads((tmp_path / "out" / "thing.json").read_text())
     assert set(data) == {
-        "benchmark", "command", "seed", "simulated", "machine", "versions", "rows", "summary",
+        "benchmark", "command", "seconds", "seed", "simulated", "machine", "versions", "rows",
+        "summary",
     }  # fmt: skip
     assert data["rows"] == [{"policy": "fifo", "p99_ms": 1.5}]
     assert data["simulated"] is True
+    assert data["seconds"] > 0
     assert data["versions"]["jax"]
 
 
