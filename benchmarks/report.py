@@ -40,7 +40,7 @@ class Report:
         return {
             "benchmark": self.benchmark,
             "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-            "seconds": round(time.monotonic() - _STARTED_S, 1),
+            "seconds": round(time.monotonic() - _STARTED_S, 3),
             "seed": self.seed,
             "simulated": self.simulated,
             "machine": machine(),
