@@ -178,6 +178,7 @@ class Link:
         emulate_bytes_per_s: float = 0.0,
         emulate_latency_ns: int = 0,
         history: int = 0,
+        nice: int = 0,
         cuda: CudaDevice | None = None,
         to_host: bool = False,
     ) -> None: ...

@@ -30,6 +30,9 @@ _REPEATS = 7
 # A slow bus is tried less often.
 _LONGEST_CURVE_S = 0.5
 _CHUNK_BYTES = 1 << 20
+# Copies leave processors to what computes: XLA's threads wait for each other, so that one that is
+# held up holds up all. Beside threads that are no nicer a launch takes twice as long.
+_NICE = 10
 # A second thread takes a core from what computes, so it has to be worth it.
 _WORTH_A_THREAD = 1.03
 # Sizes of copies to try for the elbow, how many bytes each time, and the part of the best rate that
@@ -76,6 +79,7 @@ def make_link(
         emulate_bytes_per_s=emulate_bytes_per_s,
         emulate_latency_ns=emulate_latency_ns,
         history=history,
+        nice=_NICE,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from missile_jax import _native
 
@@ -35,3 +37,14 @@ def run_together(link: _native.Link, ask: Callable[[], list[_native.Copy]]) -> N
     assert held.cancel()
     gate.close()
     finish(*copies)
+
+
+def threads() -> set[int]:
+    """Of this process, by number."""
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
+def ranks(of: Iterable[int]) -> list[int]:
+    """How much nicer these threads are than the one that asks, ascending."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    return sorted(os.getpriority(os.PRIO_PROCESS, thread) - own for thread in of)

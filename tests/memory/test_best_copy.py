@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_driver import until
+from links import ranks, threads
 
 from missile_jax import _native
 from missile_jax.memory import link as memory_link
@@ -36,6 +39,16 @@ def test_the_best_copy_is_measured_once(tmp_path: Path, monkeypatch):
     assert json.loads(path.read_text())["bytes_per_s"] == 12e9
     link = memory_link.make_link(tmp_path / "new", chunk_bytes=4096)
     assert (link.threads, link.non_temporal, link.chunk_bytes) == (2, False, 4096)
+    link.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no rank of their own")
+def test_what_copies_is_nicer_than_what_computes(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(_native, "measure_copies", lambda *_: {(1, False): 1.0})
+    monkeypatch.setattr(memory_link, "_curve", lambda *_: {1: 1.0})
+    others = threads()
+    link = memory_link.make_link(tmp_path)
+    until(lambda: ranks(threads() - others) == [0, 10])
     link.close()
 
 

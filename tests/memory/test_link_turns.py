@@ -8,7 +8,8 @@ import threading
 
 import numpy as np
 import pytest
-from links import KIB, PATIENCE_S, MakeLink, endless, finish, run_together
+from fake_driver import until
+from links import KIB, PATIENCE_S, MakeLink, endless, finish, ranks, run_together, threads
 
 from missile_jax import _native
 
@@ -161,9 +162,18 @@ def test_names_are_unique_and_options_are_checked(make_link: MakeLink):
         {"best_effort_share": 1.0},
         {"emulate_bytes_per_s": -1.0},
         {"emulate_latency_ns": -1},
+        {"nice": 20},
     ):
-        with pytest.raises(ValueError, match=r"quantum|threads|share|emulate"):
+        with pytest.raises(ValueError, match=r"quantum|threads|share|emulate|nice"):
             _native.Link(**wrong)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no rank of their own")
+def test_threads_that_copy_are_as_nice_as_asked_for(make_link: MakeLink):
+    others = threads()
+    make_link(threads=2, nice=7)
+    # Each when it begins; the third thread calls back.
+    until(lambda: ranks(threads() - others) == [0, 7, 7])
 
 
 def test_the_history_keeps_the_last_chunks(make_link: MakeLink):

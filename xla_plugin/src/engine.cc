@@ -1,5 +1,7 @@
 #include "engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <exception>
@@ -31,11 +33,16 @@ Engine::Engine(const LinkOptions& options)
     throw std::invalid_argument("emulate_latency_ns must be at least 0, got " +
                                 std::to_string(options.emulate_latency_ns));
   }
+  if (options.nice < 0 || options.nice > 19) {
+    throw std::invalid_argument("nice must be 0 to 19, got " + std::to_string(options.nice));
+  }
 }
 
 void Engine::Work(Mover& mover) {
   // A worker that plays a slow bus is not to take a core from what computes meanwhile.
   if (options_.emulate_bytes_per_s > 0.0) SleepExactly();
+  // Of this thread, on Linux. To be nicer needs no permission.
+  if (options_.nice > 0) (void)nice(options_.nice);
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     const int next = queue_.Next();

@@ -155,6 +155,7 @@ struct LinkOptions {
   double emulate_bytes_per_s = 0.0;
   std::int64_t emulate_latency_ns = 0;
   std::size_t history = 0;  // Chunks that are remembered.
+  int nice = 0;             // By how much the threads that copy are nicer, 0 to 19.
 };
 
 class Link {

@@ -114,7 +114,8 @@ class PyLink : public Link {
   static std::shared_ptr<PyLink> Make(std::size_t chunk_bytes, int threads, bool non_temporal,
                                       double best_effort_share, double emulate_bytes_per_s,
                                       std::int64_t emulate_latency_ns, std::size_t history,
-                                      const std::shared_ptr<CudaDevice>& cuda, bool to_host) {
+                                      int nice, const std::shared_ptr<CudaDevice>& cuda,
+                                      bool to_host) {
     if (to_host && cuda == nullptr) throw py::value_error("to_host is for links with cuda");
     const LinkOptions options{chunk_bytes,
                               threads,
@@ -122,7 +123,8 @@ class PyLink : public Link {
                               best_effort_share,
                               emulate_bytes_per_s,
                               emulate_latency_ns,
-                              history};
+                              history,
+                              nice};
     auto link = cuda == nullptr
                     ? std::make_shared<PyLink>(options)
                     : std::make_shared<PyLink>(
@@ -280,8 +282,8 @@ void BindLink(py::module_& m) {
       .def(py::init(&PyLink::Make), py::kw_only(), py::arg("chunk_bytes") = 1 << 20,
            py::arg("threads") = 1, py::arg("non_temporal") = false,
            py::arg("best_effort_share") = 0.1, py::arg("emulate_bytes_per_s") = 0.0,
-           py::arg("emulate_latency_ns") = 0, py::arg("history") = 0, py::arg("cuda") = py::none(),
-           py::arg("to_host") = false)
+           py::arg("emulate_latency_ns") = 0, py::arg("history") = 0, py::arg("nice") = 0,
+           py::arg("cuda") = py::none(), py::arg("to_host") = false)
       .def(
           "flow",
           [](PyLink& link, const std::string& name, double weight, bool latency) {
