@@ -169,7 +169,7 @@ class Runtime:
             self._mux.table.launch_limit = self._memory.temporary_bytes
             # A latency-sensitive request that has to bring its model begins while the rest arrives.
             self._builders[Priority.LATENCY] = dataclasses.replace(
-                builder, copy_bytes_per_s=self._memory.link_bytes_per_s
+                builder, copy_bytes_per_s=self._memory.hidden_bytes_per_s
             )
         elif any(
             x is not None for x in (host_memory, link_bytes_per_s, eviction, copy_observer)

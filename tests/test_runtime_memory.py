@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import platform
 import subprocess
 import sys
@@ -22,11 +23,14 @@ from missile_jax import (
     Missile,
     Model,
     ModelLoadError,
+    Priority,
     Runtime,
     RuntimeClosedError,
     Tenant,
 )
 from missile_jax.engine.device import InlineDevice
+from missile_jax.memory import backing
+from missile_jax.memory.link import BestCopy, _cores
 from missile_jax.program.compile import compilations
 
 WIDTH, LAYERS = 512, 4
@@ -443,6 +447,15 @@ def test_the_order_of_eviction_is_the_one_asked_for(eviction, light_leaves):
         assert (first["heavy"], light["heavy"]) == (True, False)
         assert (light["evicted_bytes"] > 0) == light_leaves
         assert light_leaves or first["evicted_bytes"] > 0
+
+
+@pytest.mark.parametrize(("link_bytes_per_s", "hidden"), [(None, math.inf), (1e9, 1.25e9)])
+def test_no_cut_hides_what_a_copy_takes_of_the_processors(monkeypatch, link_bytes_per_s, hidden):
+    best = BestCopy(_cores(), False, 5e9, 1 << 20)
+    monkeypatch.setattr(backing, "best_copy", lambda _: best)
+    with Runtime(device_memory="4MiB", link_bytes_per_s=link_bytes_per_s) as runtime:
+        builder = runtime._builders[Priority.LATENCY]
+        assert builder.copy_bytes_per_s == pytest.approx(hidden)
 
 
 def test_host_memory_is_a_limit():

@@ -18,6 +18,7 @@ from missile_jax.memory.link import (
     best_copy,
     elbow,
     make_link,
+    processor_share,
     remembered,
     transfer_curve,
 )
@@ -39,7 +40,8 @@ _CUDA_THREADS = 2
 class Backing:
     """An arena on a device, the link to it, and where a copy should come from.
 
-    bytes_per_s: of the link. group_bytes: the elbow of its transfer curve. alignment: of arrays.
+    bytes_per_s: of the link. processor_share: what its copies take of the processors that compute.
+    group_bytes: the elbow of its transfer curve. alignment: of arrays.
     host_zeros: makes host memory [n] uint8, zeros, that the link reads fastest.
     to_host, room: the link's other direction, and where requests' inputs and results lie; of a GPU.
     """
@@ -47,6 +49,7 @@ class Backing:
     arena: Arena
     link: Link
     bytes_per_s: float
+    processor_share: float
     group_bytes: int
     alignment: int
     host_zeros: Callable[[int], np.ndarray]
@@ -84,8 +87,10 @@ def _on_cpu(size_bytes: int, cache_dir: Path, link_bytes_per_s: float | None) ->
     except (MemoryError, ValueError) as error:
         raise ConfigError(f"device_memory= is too much: {error}") from None
     link = make_link(cache_dir, emulate_bytes_per_s=link_bytes_per_s or 0.0)
-    rate, elbow_bytes = _at_rate(best_copy(cache_dir), link_bytes_per_s)
-    return Backing(arena, link, rate, elbow_bytes, alignment, pageable_zeros)
+    best = best_copy(cache_dir)
+    rate, elbow_bytes = _at_rate(best, link_bytes_per_s)
+    share = processor_share(best, rate)
+    return Backing(arena, link, rate, share, elbow_bytes, alignment, pageable_zeros)
 
 
 def _on_cuda(
@@ -118,7 +123,7 @@ def _on_cuda(
         raise ConfigError(f"device_memory= cannot manage {device}: {error}") from None
     rate, elbow_bytes = _at_rate(best, link_bytes_per_s)
     zeros = partial(_pinned_zeros, cuda)
-    return Backing(arena, link, rate, elbow_bytes, alignment, zeros, to_host, room)
+    return Backing(arena, link, rate, 0.0, elbow_bytes, alignment, zeros, to_host, room)
 
 
 def _cuda_arena(cuda: CudaDevice, size_bytes: int, alignment: int) -> Arena:

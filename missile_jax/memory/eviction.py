@@ -16,26 +16,40 @@ class Return:
     """What it would take to bring a model back.
 
     heavy: its copy takes longer than half of its compute. delay_ns: what its request would wait
-    for parameters, with segments running while later groups come.
+    for parameters. overlaps: whether it is done sooner if segments run while later groups come than
+    if it runs whole once all are there.
     """
 
     heavy: bool
     delay_ns: int
+    overlaps: bool = True
 
 
 def cost_of_return(
-    group_ns: Sequence[int], last_groups: Sequence[int], compute_ns: Sequence[int]
+    group_ns: Sequence[int],
+    last_groups: Sequence[int],
+    compute_ns: Sequence[int],
+    whole_ns: int,
+    processor_share: float,
 ) -> Return:
     """The `Return` of a model that comes alone.
 
     group_ns: of the copy of each group, in order. last_groups, compute_ns: of each segment in
-    order, the last group that it needs (-1 for none), and how long it runs.
+    order, the last group that it needs (-1 for none), and how long it runs. whole_ns: of the model
+    in one piece. processor_share: what a copy takes of the processors that compute.
     """
-    transfer_ns, whole_ns = sum(group_ns), sum(compute_ns)
+    transfer_ns, cut_ns = sum(group_ns), sum(compute_ns)
+    heavy = 2 * transfer_ns > whole_ns
     end_ns = 0
     for last, own_ns in zip(last_groups, compute_ns, strict=True):
         end_ns = max(end_ns, sum(group_ns[: last + 1])) + own_ns
-    return Return(2 * transfer_ns > whole_ns, end_ns - whole_ns)
+    # What copies take of the processors, segments lack.
+    first_ns = sum(group_ns[: last_groups[0] + 1])
+    taken_ns = round(processor_share * (transfer_ns - first_ns))
+    end_ns = max(end_ns, first_ns + cut_ns + taken_ns)
+    if end_ns >= transfer_ns + whole_ns:
+        return Return(heavy, transfer_ns, overlaps=False)
+    return Return(heavy, end_ns - cut_ns)
 
 
 class Resident(Protocol):

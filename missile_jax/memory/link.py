@@ -83,6 +83,11 @@ def make_link(
     )
 
 
+def processor_share(best: BestCopy, bytes_per_s: float) -> float:
+    """What copies at this rate take of the processors that compute, between 0 and 1."""
+    return min(1.0, best.threads / _cores() * bytes_per_s / best.bytes_per_s)
+
+
 def best_copy(cache_dir: Path) -> BestCopy:
     """The CPU's own, measured in some 0.5 s; see `remembered`."""
     return remembered(cache_dir, (), _measure)

@@ -23,6 +23,7 @@ from missile_jax.memory.residency import Cancel, FetchDone, Residency
 from missile_jax.memory.store import HostModel, Store
 from missile_jax.memory.transfers import CudaTransfers, LinkTransfers
 from missile_jax.memory.views import array_maker
+from missile_jax.program.build import SEGMENT_NS
 from missile_jax.program.plan import Plan
 from missile_jax.program.program import Program
 from missile_jax.program.transfers import Transfers
@@ -100,6 +101,7 @@ class Memory:
             () if observer is None else (observer,)
         )
         self.link_bytes_per_s = backing.bytes_per_s
+        self._processor_share = backing.processor_share
         self.arena, self.link = backing.arena, backing.link
         self._flows = Flows(backing.link, backing.to_host, tenants)
         self._room, self._make_array = backing.room, array_maker(device)
@@ -164,8 +166,16 @@ class Memory:
         return cost_of_return(
             [round(group.size_bytes / self.link_bytes_per_s * 1e9) for group in host.groups],
             [max((host.group_of[i] for i in s.params), default=-1) for s in plan.segments],
-            [segment.duration_ns for segment in plan.segments],
+            [segment.duration_ns + SEGMENT_NS for segment in plan.segments],
+            plan.whole.duration_ns,
+            self._processor_share,
         )
+
+    @property
+    def hidden_bytes_per_s(self) -> float:
+        """The link's rate, of the time of a copy that it leaves to what computes; inf if none."""
+        left = 1 - self._processor_share
+        return self.link_bytes_per_s / left if left else math.inf
 
     def transfers(self, info: ModelInfo) -> Transfers:
         """How inputs and results of a model's requests are copied."""

@@ -47,8 +47,8 @@ class Residence:
     blocks: of its first groups; those behind are not on the device. held_bytes: what they take.
     here: groups whose bytes have arrived, counted from the first. early: those that have arrived
         before an earlier one, since a link with several threads may end copies out of order.
-    first_needs: groups before any plan's first segment can run. steps: counts of groups with which
-        one more segment of some plan can run.
+    first_needs: groups before any plan may begin. steps: counts of groups with which one more
+        segment of some plan can run.
     admitted: let in, and not to be evicted until it has run.
     worth: kept for the order of eviction.
     parks: whether its arrays may show other bytes when it has left.
@@ -201,10 +201,11 @@ class Residence:
                 raise self.error from error
             yield self.arrays
 
-    def show_parked(self, group: int) -> None:
-        """Uses arrays again that show the block of a group, whose bytes may be on their way."""
+    def show_parked(self, first: int) -> None:
+        """Uses arrays again that show its blocks from the `first` on; bytes may be on their way."""
         start_ns = self.owner.now_ns()
-        self._take(group)
+        for k in range(first, len(self.blocks)):
+            self._take(k)
         self.counters.array_creation_ns += self.owner.now_ns() - start_ns
 
     def _make(self, groups: Sequence[int]) -> None:

@@ -108,10 +108,14 @@ class Residency:
             )
         residence = Residence(self, name, host, latency, pinned, tenant, cost, 0, frozenset())
         residence.counters = self._counters.setdefault((name, tenant, latency), residence.counters)
-        firsts = [residence.needs(plan.segments[0]) for plan in plans]
-        residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
-        needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
-        residence.steps = frozenset(groups[-1] + 1 for groups in needs if groups)
+        if cost.overlaps:
+            firsts = [residence.needs(plan.segments[0]) for plan in plans]
+            residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
+            needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
+            residence.steps = frozenset(groups[-1] + 1 for groups in needs if groups)
+        else:
+            residence.first_needs = len(host.groups)
+            residence.steps = frozenset([residence.first_needs])
         residence.last_used_ns = self.now_ns()
         self._models[id(residence)] = residence
         return residence
@@ -229,9 +233,11 @@ class Residency:
         if missing:
             if not self._room_for(missing, model):
                 return False
+            first = len(model.blocks)
             for group in missing:
                 if not self._bring(model, group):
                     return False
+            model.show_parked(first)
             model.counters.swap_ins += 1
         else:
             model.counters.hits += 1
@@ -285,7 +291,6 @@ class Residency:
         self._copies[block] = self._fetch(
             model, k, block, lambda error: self._came(model, k, block, error)
         )
-        model.show_parked(k)
         return True
 
     def _came(self, model: Residence, k: int, block: Block, error: str | None) -> None:

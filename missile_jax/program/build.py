@@ -31,7 +31,7 @@ _ROUNDS = 4
 _TIMED_RUNS = 3
 _SPLIT_PASSES = 3
 # What a further segment costs, against what it hides of a copy: from here on a copy is worth two.
-_SEGMENT_NS = 250_000
+SEGMENT_NS = 250_000
 
 
 _plans: weakref.WeakValueDictionary[str, Plan] = weakref.WeakValueDictionary()
@@ -45,7 +45,8 @@ class Builder:
     costs: what equations cost there.
     quantum_ns: the length that segments should not exceed.
     profile: run and time the plan, and check it against the whole; needs a device that is here.
-    copy_bytes_per_s: of the link by which parameters come while segments run; inf if they stay.
+    copy_bytes_per_s: of the link by which parameters come while segments run, of the time that its
+        copies leave to these; inf if they stay, or leave none.
     """
 
     device: JaxDevice
@@ -148,7 +149,7 @@ class Builder:
         so n grows with the root of what there is to hide.
         """
         copy_ns = sum(leaf.nbytes for leaf in leaves) / self.copy_bytes_per_s * 1e9
-        return math.sqrt(min(copy_ns, compute_ns) / _SEGMENT_NS)
+        return math.sqrt(min(copy_ns, compute_ns) / SEGMENT_NS)
 
     def _split(self, program: _Program) -> _Program:
         """Equations over the quantum are sliced, those of opened loops in a further pass."""

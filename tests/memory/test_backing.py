@@ -197,3 +197,6 @@ def test_groups_are_smaller_on_a_slower_bus(tmp_path, monkeypatch, request, plat
         opened.link.close()
     assert half.group_bytes == pytest.approx(max(bare.group_bytes / 2, 256 << 10), abs=1)
     assert crawl.group_bytes == 256 << 10
+    # Only within the host's memory do processors make the copies.
+    assert half.processor_share == bare.processor_share / 2
+    assert (bare.processor_share > 0) == (platform == "cpu")

@@ -68,6 +68,13 @@ def test_the_elbow_is_measured_on_the_link(tmp_path: Path):
     assert min(rates.values()) > 0
 
 
+def test_a_slow_bus_takes_less_of_the_processors(monkeypatch):
+    monkeypatch.setattr(memory_link, "_cores", lambda: 4)
+    best = memory_link.BestCopy(2, True, 20e9, 1 << 20)
+    shares = [memory_link.processor_share(best, rate) for rate in (20e9, 5e9, 100e9)]
+    assert shares == [0.5, 0.125, 1.0]
+
+
 @pytest.mark.parametrize(
     "damage",
     [

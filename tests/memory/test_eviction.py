@@ -44,11 +44,24 @@ def leaves(order, models):
 
 
 def test_a_light_model_costs_its_first_group_and_a_heavy_one_what_compute_does_not_hide():
-    assert cost_of_return([10, 10, 10], [0, 1, 2], [50, 50, 50]) == Return(False, 10)
-    assert cost_of_return([10, 10, 10], [0, 1, 2], [1, 1, 1]) == Return(True, 28)
-    assert cost_of_return([10, 10], [1, -1], [100, 100]) == Return(False, 20)
-    assert cost_of_return([10, 10], [-1, 1], [100, 100]) == Return(False, 0)
-    assert cost_of_return([], [-1], [5]) == Return(False, 0)
+    assert cost_of_return([10, 10, 10], [0, 1, 2], [50, 50, 50], 150, 0) == Return(False, 10)
+    assert cost_of_return([10, 10, 10], [0, 1, 2], [1, 1, 1], 3, 0) == Return(True, 28)
+    assert cost_of_return([10, 10], [-1, 1], [100, 100], 200, 0) == Return(False, 0)
+
+
+def test_a_model_begins_before_its_last_group_where_it_is_done_sooner():
+    groups, segments = ([10, 10, 10], [0, 1, 2]), [50, 50, 50]
+    # Nothing to begin with.
+    assert cost_of_return([10, 10], [1, -1], [100, 100], 200, 0) == Return(False, 20, False)
+    assert cost_of_return([], [-1], [5], 5, 0) == Return(False, 0, False)
+    # Segments take longer than the whole by as much as 20 of the copy that they hide, or by less.
+    assert cost_of_return(*groups, segments, 130, 0) == Return(False, 30, False)
+    assert cost_of_return(*groups, segments, 131, 0) == Return(False, 10)
+    # Of these 20, copies take a half of the processors, or all.
+    assert cost_of_return(*groups, segments, 141, 0.5) == Return(False, 20)
+    assert cost_of_return(*groups, segments, 140, 0.5) == Return(False, 30, False)
+    assert cost_of_return(*groups, segments, 150, 1) == Return(False, 30, False)
+    assert cost_of_return(*groups, segments, 151, 1) == Return(False, 30)
 
 
 @given(
@@ -57,7 +70,7 @@ def test_a_light_model_costs_its_first_group_and_a_heavy_one_what_compute_does_n
 def test_the_delay_is_the_worst_over_segments_of_copies_before_and_compute_behind(pairs):
     group_ns, compute_ns = zip(*pairs, strict=True)
     count = len(pairs)
-    cost = cost_of_return(group_ns, range(count), compute_ns)
+    cost = cost_of_return(group_ns, range(count), compute_ns, sum(compute_ns), 0)
     bound = max(sum(group_ns[: k + 1]) + sum(compute_ns[k:]) for k in range(count))
     assert cost.delay_ns == bound - sum(compute_ns)
 

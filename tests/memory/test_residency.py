@@ -47,6 +47,7 @@ class Bench:
         self.host = Host(None, None, self.lock)
         self.copies = deque()
         self.cancelled = []
+        self.arrivals = 0
         self.values = {}
         self.now_ns = 0
         self.residency = Residency(
@@ -56,7 +57,7 @@ class Bench:
             dict.fromkeys((True, False), array_maker(jax.devices("cpu")[0])),
             self.tick,
             self.lock,
-            lambda: None,
+            self.arrived,
             {tenant: groups * LEAF for tenant, groups in quotas.items()},
             eviction or LightFirst(),
         )
@@ -64,6 +65,9 @@ class Bench:
     def tick(self):
         self.now_ns += 1
         return self.now_ns
+
+    def arrived(self):
+        self.arrivals += 1
 
     def fetch(self, model, k, block, done):
         self.copies.append((model.host.data[k], block, done))
@@ -77,6 +81,7 @@ class Bench:
         leaf_bytes=LEAF,
         heavy=False,
         delay_ns=0,
+        overlaps=True,
         latency=False,
         pinned=False,
         tenant="t",
@@ -91,7 +96,7 @@ class Bench:
             [plan(num_leaves)],
             latency=latency,
             tenant=tenant,
-            cost=Return(heavy, delay_ns),
+            cost=Return(heavy, delay_ns, overlaps),
             pinned=pinned,
         )
         self.values[name] = [np.asarray(x) for x in leaves]
@@ -142,6 +147,16 @@ def test_a_segment_is_ready_as_soon_as_its_own_groups_are():
     bench.copy(1)
     assert model.complete
     bench.check(model, segment(0, 1, 2))
+
+
+def test_a_model_that_is_done_sooner_whole_waits_for_all_of_its_groups():
+    bench = Bench(8)
+    model = bench.add("a", 3, overlaps=False)
+    model.update(True, False, (0, 0))
+    bench.copy(2)
+    assert (model.can_start, bench.arrivals) == (False, 0)
+    bench.copy(1)
+    assert (model.can_start, model.complete, bench.arrivals) == (True, True, 1)
 
 
 def test_parameters_are_awaited_until_the_last_group_that_is_needed_is_there():

@@ -155,7 +155,7 @@ def test_a_short_model_is_cut_where_that_hides_a_copy(device, monkeypatch):
         assert difference(plan, leaves, inputs) <= TOLERANCE
         return len(plan.segments), plan.not_cut
 
-    monkeypatch.setattr(build, "_SEGMENT_NS", 1_000)  # it takes some tens of them
+    monkeypatch.setattr(build, "SEGMENT_NS", 1_000)  # it takes some tens of them
     assert segments(float("inf")) == (1, "it is shorter than a quantum")
     assert segments(1e15) == (1, "it is shorter than a quantum")
     count, why = segments(1e6)
