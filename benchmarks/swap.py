@@ -60,7 +60,7 @@ class Seen:
     """One model on one bus. Times in ns.
 
     resident_cpu_ns, copy_cpu_ns: of processors, for a request that finds its model in place, and
-    for the copy of all groups.
+    for the copy of all groups. copies: by how many groups are there with each.
     new_ns, reused_ns: what arrays took in swap-ins that made any anew, and in those that did not.
     """
 
@@ -162,7 +162,8 @@ def _measure(
     last_ns = 0
     for copy in sorted(copies, key=lambda copy: copy.group):
         # Two threads begin one before the end of another.
-        seen.copies[copy.group].append(max(0, copy.ended_ns - max(copy.started_ns, last_ns)))
+        began_ns = max(copy.started_ns, last_ns)
+        seen.copies[copy.group + copy.groups].append(max(0, copy.ended_ns - began_ns))
         last_ns = max(last_ns, copy.ended_ns)
     for launch in launches:
         seen.segments[launch.index].append(launch.ended_ns - launch.started_ns)
@@ -202,7 +203,8 @@ def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen) -> dict[str, 
     residence, plan = runtime._mux.table[subject.name].parameters, plan_of(runtime, subject)
     assert isinstance(residence, Residence)
     medians = {k: float(np.median(v)) for k, v in seen.copies.items()}
-    arrivals = np.cumsum([medians[k] for k in sorted(medians)])
+    groups = len(residence.host.groups)
+    arrivals = np.cumsum([medians.get(k, 0.0) for k in range(1, groups + 1)])
     # As most requests ran: whole, or in segments.
     whole = 2 * len(seen.segments[-1]) > len(seen.swapped_ns)
     segments = (plan.whole,) if whole else plan.segments
@@ -225,7 +227,8 @@ def _row(runtime: Runtime, bus: str, subject: Subject, seen: Seen) -> dict[str, 
         "parameter_mb": residence.nbytes / 1e6,
         "leaves": leaves,
         "arrays": stats["arrays"],
-        "groups": len(residence.host.groups),
+        "groups": groups,
+        "copies": len(medians),
         "segments": len(plan.segments),
         "launches": len(segments),
         "heavy": stats["heavy"],

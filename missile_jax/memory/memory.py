@@ -40,8 +40,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CopyRecord:
-    """A group of parameters that was copied to the device, for timelines. Times by the engine's
-    clock."""
+    """Groups of parameters that one copy brought to the device, for timelines. Times by the
+    engine's clock.
+
+    group: the first of them. groups: how many.
+    """
 
     model: str
     group: int
@@ -49,6 +52,7 @@ class CopyRecord:
     submitted_ns: int
     started_ns: int
     ended_ns: int
+    groups: int = 1
 
 
 class Memory:
@@ -183,18 +187,26 @@ class Memory:
             return LinkTransfers(info, self._flows)
         return CudaTransfers(info, self._flows, self._room, self._make_array)
 
-    def _fetch(self, model: Residence, k: int, block: Block, done: FetchDone) -> Cancel:
+    def _fetch(
+        self, model: Residence, first: int, blocks: Sequence[Block], done: FetchDone
+    ) -> Cancel:
         assert model.host.data is not None
-        data = model.host.data[k]
+        data = model.host.data[first : first + len(blocks)]
 
         def copied(copy: Copy) -> None:
             if copy.error is None:
                 for observer in self.observers:
-                    _observe(observer, model.name, k, copy)
+                    _observe(observer, model.name, first, len(blocks), copy)
             done(copy.error)
 
+        starts = [group.__array_interface__["data"][0] for group in data]
+        base = min(starts)
+        ranges = [
+            (block.offset, start - base, group.nbytes)
+            for block, start, group in zip(blocks, starts, data, strict=True)
+        ]
         flow = self._flows.to_device(model.tenant, model.latency)
-        return flow.copy((block.address, block), 0, data, 0, data.nbytes, copied).cancel
+        return flow.copy_many((self.arena.address, blocks), (base, data), ranges, copied).cancel
 
     def stats(self) -> dict[str, Any]:
         """Of the arena, the link by tenant and class, the host, and the disk; on a GPU of
@@ -216,10 +228,12 @@ class Memory:
         self._flows.close()
 
 
-def _observe(observer: Callable[[CopyRecord], None], model: str, k: int, copy: Copy) -> None:
+def _observe(
+    observer: Callable[[CopyRecord], None], model: str, first: int, groups: int, copy: Copy
+) -> None:
     times = (copy.submitted_ns, copy.started_ns, copy.ended_ns)
     try:
-        observer(CopyRecord(model, k, copy.size_bytes, *times))
+        observer(CopyRecord(model, first, copy.size_bytes, *times, groups))
     except Exception:  # noqa: BLE001 - an observer is the user's
         _log.exception("the copy observer failed")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,8 @@ class Residence:
     blocks: of its first groups; those behind are not on the device. held_bytes: what they take.
     here: groups whose bytes have arrived, counted from the first. early: those that have arrived
         before an earlier one, since a link with several threads may end copies out of order.
-    first_needs: groups before any plan may begin. steps: counts of groups with which one more
-        segment of some plan can run.
+    first_needs: groups before any plan may begin. steps: counts of groups, ascending, with which
+        one more segment of some plan can run, or all are there. One copy brings a step.
     admitted: let in, and not to be evicted until it has run.
     worth: kept for the order of eviction.
     parks: whether its arrays may show other bytes when it has left.
@@ -62,7 +63,7 @@ class Residence:
     tenant: str
     cost: Return
     first_needs: int
-    steps: frozenset[int]
+    steps: Sequence[int]
     blocks: list[Block] = field(default_factory=list)
     held_bytes: int = 0
     here: int = 0
@@ -99,6 +100,12 @@ class Residence:
     def missing(self) -> Sequence[Group]:
         """The groups that have no place on the device."""
         return self.host.groups[len(self.blocks) :]
+
+    @property
+    def missing_of_step(self) -> Sequence[Group]:
+        """The first of them, up to the end of their step."""
+        placed = len(self.blocks)
+        return self.host.groups[placed : self.steps[bisect_right(self.steps, placed)]]
 
     # What an order of eviction asks; see `Resident`.
 
@@ -231,15 +238,15 @@ class Residence:
             self.arrays[i] = array
         self._views[group] = views
 
-    def came(self, group: int) -> bool:
-        """A group's bytes have arrived. Returns whether one more segment can run."""
-        self.early.add(group)
+    def came(self, groups: Iterable[int]) -> bool:
+        """The bytes of groups have arrived. Returns whether one more segment can run."""
+        self.early.update(groups)
         before = self.here
         while self.here in self.early:
             self.early.remove(self.here)
             self._here_ns[self.here] = self.owner.now_ns()
             self.here += 1
-        return any(k in self.steps for k in range(before + 1, self.here + 1))
+        return bisect_right(self.steps, self.here) > bisect_right(self.steps, before)
 
     def drop_arrays(self, group: int) -> None:
         """Forgets the arrays of a group."""

@@ -31,8 +31,8 @@ from missile_jax.program.plan import Plan
 FetchDone = Callable[[str | None], None]
 # Gives a copy up; one that ends all the same does no harm.
 Cancel = Callable[[], object]
-# Starts the copy of a model's k-th group into a block.
-Fetch = Callable[[Residence, int, Block, FetchDone], Cancel]
+# Starts one copy of a model's groups from the k-th on into blocks.
+Fetch = Callable[[Residence, int, Sequence[Block], FetchDone], Cancel]
 # Makes an array of a DLPack capsule.
 MakeArray = Callable[[Any], jax.Array]
 
@@ -78,7 +78,8 @@ class Residency:
         self._counters: dict[tuple[str, str, bool], Counters] = {}
         self._asking: dict[int, Residence] = {}
         self._coming = 0
-        self._copies: dict[Block, Cancel] = {}
+        # Of a block that a copy is on its way to: the first group that this brings.
+        self._copies: dict[Block, tuple[int, Cancel]] = {}
 
     def add(
         self,
@@ -106,16 +107,17 @@ class Residency:
                 f"model {name!r}: its parameters take {size} bytes on the device, "
                 f"the quota of tenant {tenant!r} is {self._quotas[tenant]}"
             )
-        residence = Residence(self, name, host, latency, pinned, tenant, cost, 0, frozenset())
+        residence = Residence(self, name, host, latency, pinned, tenant, cost, 0, ())
         residence.counters = self._counters.setdefault((name, tenant, latency), residence.counters)
         if cost.overlaps:
             firsts = [residence.needs(plan.segments[0]) for plan in plans]
             residence.first_needs = max((groups[-1] + 1 for groups in firsts if groups), default=0)
             needs = [residence.needs(segment) for plan in plans for segment in plan.segments]
-            residence.steps = frozenset(groups[-1] + 1 for groups in needs if groups)
+            steps = {len(host.groups), *(groups[-1] + 1 for groups in needs if groups)}
+            residence.steps = sorted(steps)
         else:
             residence.first_needs = len(host.groups)
-            residence.steps = frozenset([residence.first_needs])
+            residence.steps = (residence.first_needs,)
         residence.last_used_ns = self.now_ns()
         self._models[id(residence)] = residence
         return residence
@@ -234,8 +236,8 @@ class Residency:
             if not self._room_for(missing, model):
                 return False
             first = len(model.blocks)
-            for group in missing:
-                if not self._bring(model, group):
+            while model.missing:
+                if not self._bring_step(model):
                     return False
             model.show_parked(first)
             model.counters.swap_ins += 1
@@ -277,35 +279,45 @@ class Residency:
         """What they take in the arena."""
         return sum(self._arena.rounded(group.size_bytes) for group in groups)
 
-    def _bring(self, model: Residence, group: Group) -> bool:
-        block = self._allocate(group.size_bytes, model)
-        if block is None:
-            return False
-        k = len(model.blocks)
-        model.blocks.append(block)
-        model.held_bytes += self._arena.rounded(block.size_bytes)
-        model.counters.swap_in_bytes += group.size_bytes
-        block.pin()
-        self._coming += 1
-        # Its end waits for the lock, so it comes after this.
-        self._copies[block] = self._fetch(
-            model, k, block, lambda error: self._came(model, k, block, error)
-        )
-        return True
+    def _bring_step(self, model: Residence) -> bool:
+        """Takes blocks for one more step, and starts its copy. False if there is no room for all;
+        then for as much as there is."""
+        first, groups = len(model.blocks), model.missing_of_step
+        for group in groups:
+            block = self._allocate(group.size_bytes, model)
+            if block is None:
+                break
+            block.pin()
+            model.blocks.append(block)
+            model.held_bytes += self._arena.rounded(block.size_bytes)
+            model.counters.swap_in_bytes += group.size_bytes
+        blocks = model.blocks[first:]
+        if blocks:
+            self._coming += 1
+            # Its end waits for the lock, so it comes after this.
+            cancel = self._fetch(
+                model, first, blocks, lambda error: self._came(model, first, blocks, error)
+            )
+            self._copies |= dict.fromkeys(blocks, (first, cancel))
+        return len(blocks) == len(groups)
 
-    def _came(self, model: Residence, k: int, block: Block, error: str | None) -> None:
+    def _came(
+        self, model: Residence, first: int, blocks: Sequence[Block], error: str | None
+    ) -> None:
         with self._lock:
             self._coming -= 1
-            self._copies.pop(block, None)
-            block.unpin()
+            for block in blocks:
+                self._copies.pop(block, None)
+                block.unpin()
             runnable = error is not None
-            if k < len(model.blocks) and model.blocks[k] is block:
+            # They left together, or not at all.
+            if model.blocks[first : first + 1] == blocks[:1]:
                 if error is not None:
                     model.error = DeviceMemoryError(
                         f"model {model.name!r}: its parameters did not reach the device: {error}"
                     )
                 elif model.error is None:
-                    runnable = model.came(k)
+                    runnable = model.came(range(first, first + len(blocks)))
             self._let_in_all()
             self._changed.notify_all()
         if runnable:
@@ -353,7 +365,11 @@ class Residency:
                 yield other
 
     def _evict_to(self, model: Residence, groups: int) -> None:
-        """Leaves the first `groups` groups of a model on the device."""
+        """Leaves the first `groups` groups of a model on the device, less what comes by one copy
+        with a later one."""
+        groups = min(
+            [groups, *(self._copies[b][0] for b in model.blocks[groups:] if b in self._copies)]
+        )
         if groups < model.here == len(model.host.groups):
             model.counters.evictions += 1
         while len(model.blocks) > groups:
@@ -363,8 +379,8 @@ class Residency:
             model.held_bytes -= self._arena.rounded(block.size_bytes)
             model.counters.evicted_bytes += block.size_bytes
             block.release()
-            cancel = self._copies.pop(block, None)
-            if cancel is not None:
+            first, cancel = self._copies.pop(block, (-1, nothing))
+            if first == k:
                 cancel()
         model.here = min(model.here, groups)
         model.early = {k for k in model.early if k < groups}

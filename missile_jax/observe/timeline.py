@@ -83,7 +83,9 @@ class Timelines:
 
 def _slices(record: Record) -> Iterator[Slice]:
     if isinstance(record, CopyRecord):
-        name, values = f"group {record.group}", {"bytes": record.size_bytes}
+        last = record.group + record.groups - 1
+        name = f"group {last}" if record.groups == 1 else f"groups {record.group} to {last}"
+        values = {"bytes": record.size_bytes}
         yield Slice(f"link {record.model}", name, record.started_ns, record.ended_ns, values)
         return
     kind = "LS" if record.latency else "BE"

@@ -31,9 +31,10 @@ def segment(*params):
     return Segment(None, params, (), (), (), 1000)
 
 
-def plan(num_leaves):
-    """One segment for each leaf, and the whole."""
-    segments = tuple(segment(i) for i in range(num_leaves))
+def plan(num_leaves, each=1):
+    """Segments of so many leaves each, and the whole."""
+    starts = range(0, num_leaves, each)
+    segments = tuple(segment(*range(i, min(i + each, num_leaves))) for i in starts)
     return Plan(segment(*range(num_leaves)), segments, 0, (), None, True, 0.0, "")
 
 
@@ -69,9 +70,10 @@ class Bench:
     def arrived(self):
         self.arrivals += 1
 
-    def fetch(self, model, k, block, done):
-        self.copies.append((model.host.data[k], block, done))
-        return lambda: self.cancelled.append((model.name, k))
+    def fetch(self, model, first, blocks, done):
+        data = model.host.data[first : first + len(blocks)]
+        self.copies.append((data, blocks, done))
+        return lambda: self.cancelled.append((model.name, first))
 
     def add(
         self,
@@ -79,6 +81,7 @@ class Bench:
         num_leaves,
         *,
         leaf_bytes=LEAF,
+        each=1,
         heavy=False,
         delay_ns=0,
         overlaps=True,
@@ -93,7 +96,7 @@ class Bench:
         model = self.residency.add(
             name,
             host,
-            [plan(num_leaves)],
+            [plan(num_leaves, each)],
             latency=latency,
             tenant=tenant,
             cost=Return(heavy, delay_ns, overlaps),
@@ -104,9 +107,10 @@ class Bench:
 
     def copy(self, count=10**6, error=None):
         for _ in range(min(count, len(self.copies))):
-            data, block, done = self.copies.popleft()
-            if error is None and block.state == "live":
-                block.array(0, data.shape, np.dtype(np.uint8))[:] = data
+            data, blocks, done = self.copies.popleft()
+            for content, block in zip(data, blocks, strict=True):
+                if error is None and block.state == "live":
+                    block.array(0, content.shape, np.dtype(np.uint8))[:] = content
             done(error)
 
     def copy_last(self):
@@ -153,10 +157,46 @@ def test_a_model_that_is_done_sooner_whole_waits_for_all_of_its_groups():
     bench = Bench(8)
     model = bench.add("a", 3, overlaps=False)
     model.update(True, False, (0, 0))
-    bench.copy(2)
-    assert (model.can_start, bench.arrivals) == (False, 0)
+    assert (len(bench.copies), model.can_start) == (1, False)
     bench.copy(1)
     assert (model.can_start, model.complete, bench.arrivals) == (True, True, 1)
+
+
+def test_one_copy_brings_what_one_more_segment_needs():
+    bench = Bench(8)
+    model = bench.add("a", 5, each=2)
+    model.update(True, False, (0, 0))
+    assert [len(blocks) for _, blocks, _ in bench.copies] == [2, 2, 1]
+    bench.copy(1)
+    assert list(map(model.ready, (segment(0, 1), segment(2, 3)))) == [True, False]
+    bench.check(model, segment(0, 1))
+    bench.copy()
+    bench.check(model, segment(0, 1, 2, 3, 4))
+
+
+def test_what_is_missing_of_a_step_is_brought():
+    bench = Bench(5)
+    model = bench.add("a", 5, each=3)
+    bench.run(model)
+    bench.run(bench.add("b", 1))
+    assert model.held_bytes == 4 * LEAF
+    model.update(True, False, (0, 0))
+    assert [len(blocks) for _, blocks, _ in bench.copies] == [1]
+    bench.run(model)
+
+
+def test_what_one_copy_is_to_bring_leaves_together():
+    bench = Bench(8, t=5)
+    model, other = bench.add("a", 5, each=2), bench.add("b", 2)
+    model.update(True, False, (0, 0))
+    bench.copy(1)
+    model.update(False, False, (0, 0))
+    other.update(True, False, (0, 0))
+    # For room of two go the last one, and one of two that come together.
+    assert (model.held_bytes, bench.cancelled) == (2 * LEAF, [("a", 4), ("a", 2)])
+    bench.copy(2, error="the copy was cancelled")
+    bench.run(other)
+    bench.run(model)
 
 
 def test_parameters_are_awaited_until_the_last_group_that_is_needed_is_there():
@@ -533,7 +573,8 @@ class Machine(RuleBasedStateMachine):
     def start(self, room):
         self.bench = Bench(room)
         self.models = [
-            self.bench.add(f"m{k}", 1 + k % 3, heavy=k % 2 == 0, latency=k == 0) for k in range(5)
+            self.bench.add(f"m{k}", 1 + k % 3, each=1 + k // 2, heavy=k % 2 == 0, latency=k == 0)
+            for k in range(5)
         ]
         self.waiting = dict.fromkeys(range(5), 0)
         self.running = set()

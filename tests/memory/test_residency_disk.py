@@ -59,9 +59,10 @@ class Bench:
         self.now_ns += 1
         return self.now_ns
 
-    def fetch(self, model, k, block, done):
-        data = model.host.data[k]
-        block.array(0, data.shape, np.dtype(np.uint8))[:] = data
+    def fetch(self, model, first, blocks, done):
+        for k, block in enumerate(blocks, first):
+            data = model.host.data[k]
+            block.array(0, data.shape, np.dtype(np.uint8))[:] = data
         self.copies.append(done)
         return lambda: None  # Its bytes are there already.
 

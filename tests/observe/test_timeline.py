@@ -41,6 +41,7 @@ def test_each_model_has_a_track_for_launches_and_one_for_waits():
         LaunchRecord("quick", True, -1, 1, 6_000, 9_000),
         LaunchRecord("pile", False, 1, 4, 9_000, 14_000, 500),
         CopyRecord("pile", 2, 4096, 100, 200, 900),
+        CopyRecord("pile", 3, 8192, 100, 900, 1_600, groups=2),
     ]
     assert read(perfetto_trace({"one": records})) == [
         ("one", "LS quick", "whole", 6_000, 9_000),
@@ -48,6 +49,7 @@ def test_each_model_has_a_track_for_launches_and_one_for_waits():
         ("one", "BE pile", "segment 1", 9_000, 14_000),
         ("one", "BE pile waits", "queue", 500, 1_000),
         ("one", "link pile", "group 2", 200, 900),
+        ("one", "link pile", "groups 3 to 4", 900, 1_600),
     ]
 
 
