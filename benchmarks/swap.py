@@ -11,9 +11,9 @@ all processors; no less than either takes alone.
 On the bare link the latency is taken apart, after Torpor (arXiv:2306.03622, section on swapping),
 each way of bringing a model adding something to the one before it: `jax.device_put` of all
 parameters, then the whole model; a copy of all groups into the arena, then the whole; each
-parameter by itself, with segments starting as theirs arrive where that is sooner; groups of parameters, which is what
-the runtime does; and the same while the request waits behind that of another model, counted from
-the end of that one.
+parameter by itself, with segments starting as theirs arrive where that is sooner; groups of
+parameters, which is what the runtime does; and the same while the request waits behind that of
+another model, counted from the end of that one.
 """
 
 from __future__ import annotations
