@@ -50,6 +50,18 @@ def test_only_codec_errors_come_out(name) -> None:
     assert row["coverage"] > 5
 
 
+def test_the_memory_of_whoever_starts_it_does_not_count() -> None:
+    code = """
+from benchmarks.fuzz import RSS_MB, run
+
+b"x" * (RSS_MB + 256 << 20)
+(row,) = run(200, 0, "byte-tensor").rows
+assert not row["failed"], row["why"]
+assert row["rss_mb"] < RSS_MB
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_any_other_error_is_found() -> None:
     code = """
 import sys
