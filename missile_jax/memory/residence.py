@@ -208,6 +208,10 @@ class Residence:
                 raise self.error from error
             yield self.arrays
 
+    def places(self, group: Group) -> Sequence[int]:
+        """Offsets, ascending, at which arrays wait that could show `group`."""
+        return self._parked.places(group.layout)
+
     def show_parked(self, first: int) -> None:
         """Uses arrays again that show its blocks from the `first` on; bytes may be on their way."""
         start_ns = self.owner.now_ns()

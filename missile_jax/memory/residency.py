@@ -284,7 +284,7 @@ class Residency:
         then for as much as there is."""
         first, groups = len(model.blocks), model.missing_of_step
         for group in groups:
-            block = self._allocate(group.size_bytes, model)
+            block = self._allocate(group, model)
             if block is None:
                 break
             block.pin()
@@ -325,9 +325,10 @@ class Residency:
 
     # Making room.
 
-    def _allocate(self, size_bytes: int, model: Residence) -> Block | None:
+    def _allocate(self, group: Group, model: Residence) -> Block | None:
+        size_bytes = group.size_bytes
         near = model.blocks[-1] if model.blocks else None
-        while (block := self._arena.allocate(size_bytes, near)) is None:
+        while (block := self._arena.allocate(size_bytes, near, model.places(group))) is None:
             # To move as much as a group has is cheaper than to bring another one anew.
             if self._make_room(size_bytes, size_bytes):
                 continue

@@ -74,21 +74,29 @@ class Arenas(RuleBasedStateMachine):
         among = [held for held in self.held if held.block is not None or not owned]
         return among[index % len(among)] if among else None
 
-    @rule(size=st.integers(1, 6000) | st.integers(1, 500), near=st.none() | PICK)
-    def allocate(self, size, near):
+    @rule(
+        size=st.integers(1, 6000) | st.integers(1, 500),
+        near=st.none() | PICK,
+        places=st.sets(st.integers(0, SIZE // 256), max_size=5),
+    )
+    def allocate(self, size, near, places):
+        wanted = [256 * place for place in sorted(places)]
         neighbour = None if near is None else self.pick(near, owned=True)
         reserved = -(-size // self.alignment) * self.alignment
         holes = [(start, end) for start, end in self.holes() if end - start >= reserved]
-        block = self.arena.allocate(size, near=neighbour.block if neighbour else None)
+        near_block = neighbour.block if neighbour else None
+        block = self.arena.allocate(size, near_block, wanted)
         if block is None:
             assert not holes
             return
         offset = block.offset
         assert any(start <= offset and offset + reserved <= end for start, end in holes)
-        if neighbour is not None:
-            behind = neighbour.offset + self.reserved(neighbour)
-            if any(start == behind for start, _ in holes):
-                assert offset == behind
+        free = [p for p in wanted if any(s <= p and p + reserved <= e for s, e in holes)]
+        behind = None if neighbour is None else neighbour.offset + self.reserved(neighbour)
+        if any(start == behind for start, _ in holes) and (behind in free or not free):
+            assert offset == behind
+        elif free:
+            assert offset in free
         self.made += 1
         content = np.random.default_rng(self.made).integers(0, 256, size, np.uint8)
         block.array(0, (size,), "uint8")[:] = content

@@ -120,6 +120,40 @@ def test_near_takes_the_hole_right_behind(arena):
         Arena(KIB).allocate(64, near=first)
 
 
+def test_a_block_lies_at_one_of_the_places_asked_for(arena):
+    blocks = [take(arena, 8 * KIB) for _ in range(8)]
+    for k in (1, 3, 4, 5, 6):
+        blocks[k].release()
+    # In the middle of a hole, whose rest stays free on both sides; the smaller hole goes first.
+    middle = arena.allocate(8 * KIB, places=[0, 40 * KIB, 60 * KIB])
+    assert middle.offset == 40 * KIB
+    alone = arena.allocate(4 * KIB, places=[9 * KIB, 25 * KIB])
+    assert alone.offset == 9 * KIB
+    assert arena.stats()["free_bytes"] == (1 + 3 + 16 + 8) * KIB
+    arena.check()
+    # Taken, or too short a hole: then anywhere.
+    assert arena.allocate(2 * KIB, places=[15 * KIB, 40 * KIB]).state == "live"
+    assert arena.allocate(8 * KIB, places=[41 * KIB, 49 * KIB]).state == "live"
+    arena.check()
+
+
+def test_of_the_places_the_one_right_behind_near_comes_first(arena):
+    first, second, third = (take(arena, 8 * KIB) for _ in range(3))
+    first.release()
+    behind = 24 * KIB
+    block = arena.allocate(4 * KIB, near=third, places=[0, behind])
+    assert block.offset == behind
+    block.release()
+    assert arena.allocate(4 * KIB, near=third, places=[4 * KIB]).offset == 4 * KIB
+    assert second.offset == 8 * KIB
+
+
+@pytest.mark.parametrize("places", [[64, 0], [64, 64], [32], [0, 65]])
+def test_places_have_to_ascend_and_be_aligned(arena, places):
+    with pytest.raises(ValueError, match="`places` must ascend and be multiples of 64"):
+        arena.allocate(64, places=places)
+
+
 def test_a_block_waits_for_its_pins_and_views(arena):
     block = take(arena, 64 * KIB)
     block.pin()

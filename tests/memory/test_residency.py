@@ -105,6 +105,9 @@ class Bench:
         self.values[name] = [np.asarray(x) for x in leaves]
         return model
 
+    def parked_places(self, model):
+        return self.residency.parked[False].places(model.host.groups[0].layout)
+
     def copy(self, count=10**6, error=None):
         for _ in range(min(count, len(self.copies))):
             data, blocks, done = self.copies.popleft()
@@ -418,6 +421,35 @@ def test_arrays_are_used_again_while_bytes_are_on_their_way():
     model.update(False, True, 0)
     bench.check(model, segment(0, 1))
     assert model.counters.arrays_created == 2
+
+
+def test_a_group_lies_where_arrays_of_its_layout_wait():
+    bench = Bench(3)
+    small, large = bench.add("a", 2, leaf_bytes=LEAF // 2), bench.add("b", 2)
+    bench.run(small)
+    bench.run(large)
+    small.evict()
+    large.evict()
+    # It would otherwise come to where the smaller one was.
+    bench.run(large)
+    bench.run(small)
+    assert (large.counters.arrays_created, large.counters.arrays_reused) == (2, 2)
+    assert (small.counters.arrays_created, small.counters.arrays_reused) == (2, 2)
+
+
+def test_a_group_lies_elsewhere_if_none_of_those_places_is_free():
+    bench = Bench(4)
+    first, second = bench.add("a", 2), bench.add("b", 2)
+    bench.run(first)
+    bench.run(second)
+    first.evict()
+    large = bench.add("c", 1, leaf_bytes=2 * LEAF)
+    bench.run(large)
+    assert bench.parked_places(first) == (0, LEAF)
+    second.evict()
+    bench.run(first)
+    assert bench.parked_places(first) == (0, LEAF)
+    assert [block.offset for block in first.blocks] == [2 * LEAF, 3 * LEAF]
 
 
 def test_arrays_that_somebody_holds_serve_nobody_else():

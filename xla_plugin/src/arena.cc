@@ -1,5 +1,6 @@
 #include "arena.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -68,8 +69,28 @@ std::uint64_t Arena::WaitingBlocks() const {
   return stats_.waiting_blocks;
 }
 
+HoleIndex::Place Arena::PlaceFor(std::uint64_t reserved_bytes, const Block* near,
+                                 const std::vector<std::uint64_t>& places) const {
+  Span* behind = nullptr;
+  if (near != nullptr && near->record_->span != nullptr) {
+    behind = near->record_->span->behind;
+    if (behind != nullptr && !(behind->hole && behind->size_bytes >= reserved_bytes)) {
+      behind = nullptr;
+    }
+  }
+  const bool both =
+      behind != nullptr && std::binary_search(places.begin(), places.end(), behind->offset);
+  if (!both) {
+    const HoleIndex::Place place = holes_.FindOneOf(places, reserved_bytes);
+    if (place.hole != nullptr) return place;
+  }
+  Span* hole = behind != nullptr ? behind : holes_.Find(reserved_bytes);
+  return {hole, hole != nullptr ? hole->offset : 0};
+}
+
 std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* near,
-                                       const ColourSet& colours) {
+                                       const ColourSet& colours,
+                                       const std::vector<std::uint64_t>& places) {
   if (size_bytes == 0 || size_bytes > region_->size_bytes()) {
     throw std::invalid_argument("arena: a block of " + std::to_string(size_bytes) +
                                 " bytes was asked for, and it must have 1 to " +
@@ -78,22 +99,25 @@ std::unique_ptr<Block> Arena::Allocate(std::uint64_t size_bytes, const Block* ne
   if (near != nullptr && near->arena_.get() != this) {
     throw std::invalid_argument("arena: `near` is a block of another arena");
   }
+  for (std::size_t k = 0; k < places.size(); ++k) {
+    if (places[k] % alignment_ != 0 || (k > 0 && places[k] <= places[k - 1])) {
+      throw std::invalid_argument("arena: `places` must ascend and be multiples of " +
+                                  std::to_string(alignment_) + ", and number " + std::to_string(k) +
+                                  " is " + std::to_string(places[k]));
+    }
+  }
   std::uint64_t reserved_bytes = RoundUp(size_bytes);
   auto handle = std::make_unique<Block>(shared_from_this());
 
   std::lock_guard lock(mutex_);
-  Span* hole = nullptr;
-  if (near != nullptr && near->record_->span != nullptr) {
-    Span* behind = near->record_->span->behind;
-    if (behind != nullptr && behind->hole && behind->size_bytes >= reserved_bytes) hole = behind;
-  }
-  if (hole == nullptr) hole = holes_.Find(reserved_bytes);
-  if (hole == nullptr || !colours.all()) {
+  const HoleIndex::Place place = PlaceFor(reserved_bytes, near, places);
+  if (place.hole == nullptr || !colours.all()) {
     ++stats_.failures;
     return nullptr;
   }
   records_.EnsureOne();
-  return Occupy(Cut(hole, reserved_bytes), size_bytes, std::move(handle), 0);
+  Span* span = CutAt(place.hole, place.offset, reserved_bytes);
+  return Occupy(span, size_bytes, std::move(handle), 0);
 }
 
 std::unique_ptr<Block> Arena::AllocatePage() {

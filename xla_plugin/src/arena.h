@@ -77,12 +77,15 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::uint64_t FreeBytes() const;
   std::uint64_t WaitingBlocks() const;
 
-  // Null if no hole is large enough. The hole right behind `near`, if it is given, comes first.
+  // Null if no hole is large enough. A block lies at one of `places`, which ascend, if it can:
+  // right behind `near` rather than elsewhere. If it can not, then right behind `near`, if it is
+  // given and there is a hole.
   // Null too if `colours` are not all there are: a block's bytes follow each other through whatever
   // channels they come to. Memory of chosen ones is GranulePool's.
-  // Throws std::invalid_argument for a size that can never fit.
+  // Throws std::invalid_argument for a size that can never fit, and places that are not aligned.
   std::unique_ptr<Block> Allocate(std::uint64_t size_bytes, const Block* near,
-                                  const ColourSet& colours = ColourSet());
+                                  const ColourSet& colours = ColourSet(),
+                                  const std::vector<std::uint64_t>& places = {});
   // A block of kPageBytes at a multiple of that, or null. It has one pin, so it stays where it is.
   std::unique_ptr<Block> AllocatePage();
   // Copies between ranges that do not overlap, inside of what the caller holds. They are done when
@@ -106,6 +109,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
   friend void DropView(View* view);
   using Lock = std::unique_lock<std::mutex>;
 
+  // Where Allocate() puts a block, or a null.
+  HoleIndex::Place PlaceFor(std::uint64_t reserved_bytes, const Block* near,
+                            const std::vector<std::uint64_t>& places) const;
   // Takes a hole's first bytes. The rest stays a hole.
   Span* Cut(Span* hole, std::uint64_t size_bytes);
   // Takes bytes in the middle of a hole. What lies before and behind stays two holes.

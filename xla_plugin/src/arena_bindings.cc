@@ -294,11 +294,14 @@ void BindArena(py::module_& m) {
            "Whether an address lies in the arena.")
       .def(
           "allocate",
-          [](Arena& arena, std::int64_t size_bytes, const Block* near) {
-            return arena.Allocate(NotNegative(size_bytes, "size_bytes"), near);
+          [](Arena& arena, std::int64_t size_bytes, const Block* near,
+             const std::vector<std::uint64_t>& places) {
+            return arena.Allocate(NotNegative(size_bytes, "size_bytes"), near, ColourSet(), places);
           },
           py::arg("size_bytes"), py::arg("near") = py::none(),
-          "A block, or None if no hole is large enough. The hole right behind `near` comes first.")
+          py::arg("places") = std::vector<std::uint64_t>(),
+          "A block, or None if no hole is large enough. It starts at one of `places`, offsets that "
+          "ascend, if it can; else right behind `near`, if it can.")
       .def("move", &Arena::Move, py::arg("block"), py::call_guard<py::gil_scoped_release>(),
            "Move a live block without pins and views to a lower hole. Returns whether it moved.")
       .def("make_room", &Arena::MakeRoom, py::arg("size_bytes"),

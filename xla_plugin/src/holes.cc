@@ -1,5 +1,6 @@
 #include "holes.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -100,6 +101,18 @@ HoleIndex::Place HoleIndex::FindPage(std::uint64_t page_bytes) const {
     for (Span* span = heads_[filled]; span != nullptr; span = span->next) {
       const std::uint64_t offset = (span->offset + page_bytes - 1) / page_bytes * page_bytes;
       if (offset + page_bytes <= span->end()) return {span, offset};
+    }
+  }
+  return {};
+}
+
+HoleIndex::Place HoleIndex::FindOneOf(const std::vector<std::uint64_t>& places,
+                                      std::uint64_t size_bytes) const {
+  int filled = places.empty() ? -1 : NextFilled(ClassOf(Granules(size_bytes)));
+  for (; filled >= 0; filled = NextFilled(filled + 1)) {
+    for (Span* span = heads_[filled]; span != nullptr; span = span->next) {
+      const auto place = std::lower_bound(places.begin(), places.end(), span->offset);
+      if (place != places.end() && *place + size_bytes <= span->end()) return {span, *place};
     }
   }
   return {};

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace missile {
 
@@ -49,6 +50,9 @@ class HoleIndex {
     std::uint64_t offset = 0;
   };
   Place FindPage(std::uint64_t page_bytes) const;
+  // A hole that has `size_bytes` at one of `places`, which ascend, and which it is; or a null. Of
+  // the smallest class that has one.
+  Place FindOneOf(const std::vector<std::uint64_t>& places, std::uint64_t size_bytes) const;
   std::uint64_t LargestBytes() const;
   // Throws std::runtime_error unless bitmaps, lists and these totals agree.
   void Check(std::uint64_t holes, std::uint64_t free_bytes) const;

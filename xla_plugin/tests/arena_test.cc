@@ -163,7 +163,9 @@ void Use(const std::shared_ptr<Arena>& arena, Handover& handover, unsigned seed)
     if (what < 6 || mine.empty()) {
       std::uint64_t size_bytes = 128 + random() % (random() % 4 == 0 ? kLargestBlock : 2048);
       const Block* near = mine.empty() ? nullptr : any().block.get();
-      std::unique_ptr<Block> block = arena->Allocate(size_bytes, near);
+      std::vector<std::uint64_t> places;
+      if (random() % 2 == 0) places = {64 * (random() % 64), 64 * (64 + random() % 1024)};
+      std::unique_ptr<Block> block = arena->Allocate(size_bytes, near, ColourSet(), places);
       if (block != nullptr) {
         mine.push_back({std::move(block), static_cast<unsigned char>(random())});
         Fill(mine.back());
