@@ -47,6 +47,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Report:
     monkeypatch.setattr(overhead, "interleaved", timed)
     monkeypatch.setattr(overhead, "_server", server)
     monkeypatch.setattr(overhead, "SEGMENTED", {"tiny": 1, "tiny-b4": 4})
+    monkeypatch.setattr(overhead, "SEGMENTED_QUICK", ("tiny", "tiny-b4"))
     monkeypatch.setattr(overhead.zoo, "load", lambda name, random_weights: tiny)
     monkeypatch.setattr(overhead, "items", lambda net, batch: [np.ones((batch, 3), np.float32)])
     # Where a thread runs is not for a test to change.
