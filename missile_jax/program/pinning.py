@@ -50,5 +50,5 @@ def worker_threads() -> list[int]:
 def _name(tid: int) -> str:
     try:
         return Path(f"/proc/self/task/{tid}/comm").read_text().strip()
-    except FileNotFoundError:  # it has ended meanwhile
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
         return ""

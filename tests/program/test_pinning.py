@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,11 @@ from missile_jax.program.yielding import yielding
 
 def computing(idle):
     """Threads of XLA that compute, of the class that yields or of the others."""
-    tids = [int(task.name) for task in Path("/proc/self/task").iterdir()]
-    named = [t for t in tids if Path(f"/proc/self/task/{t}/comm").read_text() == "tf_XLAEigen\n"]
+    named = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            if (task / "comm").read_text() == "tf_XLAEigen\n":
+                named.append(int(task.name))
     return [t for t in named if (os.sched_getscheduler(t) == os.SCHED_IDLE) == idle]
 
 

@@ -92,14 +92,21 @@ class Handover {
 
   // Parks the views of a block that is about to be released.
   void Leave(const Block& block, ViewList views, std::shared_ptr<const ViewLayout> layout) {
-    Parked parked{std::make_unique<ViewSet>(block, std::move(layout), views), {}};
+    // Another thread may move it before its views are parked, which then wait elsewhere.
+    Parked parked{std::make_unique<ViewSet>(block, std::move(layout), views), {}, block.offset()};
     while (views.first() != nullptr) parked.tensors.push_back(&views.Take()->managed);
     Require(parked.set->Park(), "views that nobody else has were not parked");
     Return(std::move(parked));
   }
+  // Where those that meet the next block wait, if there are any.
+  std::vector<std::uint64_t> Places() {
+    std::lock_guard lock(mutex_);
+    if (parked_.empty()) return {};
+    return {parked_.front().offset};
+  }
   // Lets parked views show a block, if they lie where it does. Some end, some are left again.
   void Meet(const Block& block, unsigned char pattern, bool end) {
-    Parked parked;
+    Parked parked{};
     {
       std::lock_guard lock(mutex_);
       if (parked_.empty()) return;
@@ -131,6 +138,7 @@ class Handover {
   struct Parked {
     std::unique_ptr<ViewSet> set;
     std::vector<DLManagedTensor*> tensors;
+    std::uint64_t offset;
   };
   static void End(Parked* parked) {
     // The set may go before its views or behind them.
@@ -164,7 +172,16 @@ void Use(const std::shared_ptr<Arena>& arena, Handover& handover, unsigned seed)
       std::uint64_t size_bytes = 128 + random() % (random() % 4 == 0 ? kLargestBlock : 2048);
       const Block* near = mine.empty() ? nullptr : any().block.get();
       std::vector<std::uint64_t> places;
-      if (random() % 2 == 0) places = {64 * (random() % 64), 64 * (64 + random() % 1024)};
+      switch (random() % 4) {
+        case 0:
+          places = {64 * (random() % 64), 64 * (64 + random() % 1024)};
+          break;
+        case 1:
+          places = handover.Places();
+          break;
+        default:
+          break;
+      }
       std::unique_ptr<Block> block = arena->Allocate(size_bytes, near, ColourSet(), places);
       if (block != nullptr) {
         mine.push_back({std::move(block), static_cast<unsigned char>(random())});
@@ -242,7 +259,8 @@ int main() {
   for (std::thread& thread : threads) thread.join();
   while (handover.EndOne(0)) {
   }
-  Require(handover.EndParked() > 0, "parked views never met a block in their place");
+  const int met = handover.EndParked();
+  Require(met > 0, "parked views never met a block in their place");
   arena->Check();
   missile::ArenaStats stats = arena->Stats();
   Require(stats.live_blocks == 0 && stats.waiting_blocks == 0, "a block was not freed");
@@ -259,7 +277,8 @@ int main() {
   block.reset();
   alone.reset();
   std::memset(bytes, 7, 256);
-  std::printf("%llu blocks, %llu bytes moved\n", static_cast<unsigned long long>(stats.allocations),
-              static_cast<unsigned long long>(stats.moved_bytes));
+  std::printf("%llu blocks, %llu bytes moved, %d times views met a block\n",
+              static_cast<unsigned long long>(stats.allocations),
+              static_cast<unsigned long long>(stats.moved_bytes), met);
   return 0;
 }
