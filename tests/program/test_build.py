@@ -210,6 +210,23 @@ def test_a_short_program_and_a_whole_one_say_why_they_are_not_cut(device, builde
     assert plan.whole.duration_ns > 0
 
 
+def test_the_whole_and_its_segments_are_timed_in_turns(layer, monkeypatch):
+    plan, leaves, inputs = layer
+    order = []
+
+    def time_run(timed, *_):
+        order.append("whole" if timed.segments == (plan.whole,) else "cut")
+        # The machine has other work at first.
+        own_ns = {"whole": 1_000, "cut": 300}[order[-1]] * (10 if len(order) <= 2 else 1)
+        return [own_ns] * len(timed.segments)
+
+    monkeypatch.setattr(build, "_time_run", time_run)
+    timed = build._timed(plan, leaves, inputs)
+    assert order == ["whole", "cut"] * 3
+    assert timed.whole.duration_ns == 1_000
+    assert [s.duration_ns for s in timed.segments] == [300] * len(plan.segments)
+
+
 def test_a_plan_too_far_from_the_whole_is_not_used(layer):
     plan, leaves, inputs = layer
     assert build._checked(plan, leaves, inputs).segments == plan.segments
