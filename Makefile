@@ -54,9 +54,10 @@ smoke: $(VENV)/.test
 	$(BIN)/python -m pytest -m smoke
 
 bench: setup $(VENV)/.pjrt
-	for name in overhead colocation link swap density alloc wrapper processes recover channels granules; do \
+	for name in overhead colocation link swap density alloc wrapper recover channels granules; do \
 	    $(BIN)/python -m benchmarks $$name --quick --json out/bench/$$name.json || exit 1; \
 	done
+	$(BIN)/python -m benchmarks processes --quick --systems uncontrolled,missile --json out/bench/processes.json
 	$(BIN)/python -m benchmarks serving --quick --peers "" --protocols http --json out/bench/serving.json
 
 soak: setup $(VENV)/.test $(VENV)/.pjrt

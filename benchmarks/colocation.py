@@ -87,7 +87,7 @@ class Measured:
 
 def settings(quick: bool, seed: int, trace: Path | None, policies: Sequence[str]) -> Settings:
     if quick:
-        return Settings(("all-four",), policies, 300, 1, 6.0, 3.0, seed, trace)
+        return Settings(("resnet50-b4",), policies, 300, 1, 4.0, 3.0, seed, trace)
     return Settings(tuple(MIXES), policies, 1002, 3, math.inf, 6.0, seed, trace)
 
 

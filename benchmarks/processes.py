@@ -66,9 +66,12 @@ SYSTEMS = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """requests: behind each figure, over all repeats. alone_s: of each best-effort reference."""
+    """counts: of best-effort processes that run at a time. requests: behind each figure, over all
+    repeats. alone_s: of each best-effort reference.
+    """
 
     systems: Sequence[str]
+    counts: Sequence[int]
     requests: int
     repeats: int
     alone_s: float
@@ -80,7 +83,9 @@ def settings(quick: bool, seed: int, systems: Sequence[str], wrap: Path | None) 
     """Raises ConfigError for a system that there is none of."""
     if unknown := [name for name in systems if name not in SYSTEMS]:
         raise ConfigError(f"systems {unknown} are unknown; known: {list(SYSTEMS)}")
-    return Settings(systems, 200 if quick else 999, 1 if quick else 3, 3.0, seed, wrap)
+    if quick:
+        return Settings(systems, (2,), 100, 1, 3.0, seed, wrap)
+    return Settings(systems, COUNTS, 999, 3, 3.0, seed, wrap)
 
 
 class Child:
@@ -186,7 +191,7 @@ class _Bench:
                 self._alone(length, k, child)
         turn = itertools.count(repeat)
         count = chosen.requests // chosen.repeats
-        for length, processes in itertools.product(LENGTHS, COUNTS):
+        for length, processes in itertools.product(LENGTHS, chosen.counts):
             first.server.ask({"back_to_back": 20})
             service_s = first.server.ask({"back_to_back": 60})["service_s"]
             self._service_s.append(service_s)

@@ -41,7 +41,7 @@ from missile_jax.models.minilm import MiniLM
 
 # Rates of the buses that are played, of the bare link's.
 EMULATED = {"40 %": 0.4, "10 %": 0.1}
-QUICK = ("mobilenet", "bert-base")
+QUICK = ("mobilenet", "minilm")
 # What a request may take beyond the bound's tenth: waking threads, and the engine.
 ALLOWED_MS = 1.0
 
