@@ -67,7 +67,7 @@ class Settings:
 def settings(quick: bool, seed: int, trace: Path | None) -> Settings:
     if quick:
         return Settings(100, 10, 2, (0.5,), seed, trace)
-    return Settings(500, 12, 4, (0.5, 0.3), seed, trace)
+    return Settings(500, 8, 4, (0.5, 0.3), seed, trace)
 
 
 def run(chosen: Settings, console: Console) -> Report:

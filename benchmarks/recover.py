@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 from rich.console import Console
@@ -51,16 +53,20 @@ def run(quick: bool, seed: int, console: Console) -> Report:
     report = Report("recover", seed, simulated=True)
     others = 50 if quick else 200
     sweep = 4 if quick else 20
-    for family, count in (("xor", 200), *((str(m), others) for m in OTHER_CHANNELS), ("none", 100)):
-        console.print(f"{count} maps of family {family} (simulated)")
-        report.rows += [_tried(case) for case in _cases(family, count, seed)]
-    console.print("noise (simulated)")
-    curve = [
-        _tried(case) | {"sweep": True}
-        for wrong in NOISES
-        for family in ("xor", *map(str, OTHER_CHANNELS))
-        for case in _cases(family, sweep, seed + 1, wrong)
-    ]
+    families = (("xor", 200), *((str(m), others) for m in OTHER_CHANNELS), ("none", 100))
+    # A process for each processor: nothing of a fork's threads, and each case has its own seed.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for family, count in families:
+            console.print(f"{count} maps of family {family} (simulated)")
+            report.rows += pool.map(_tried, _cases(family, count, seed), chunksize=4)
+        console.print("noise (simulated)")
+        noisy = [
+            case
+            for wrong in NOISES
+            for family in ("xor", *map(str, OTHER_CHANNELS))
+            for case in _cases(family, sweep, seed + 1, wrong)
+        ]
+        curve = [row | {"sweep": True} for row in pool.map(_tried, noisy, chunksize=4)]
     report.summary = _summary(report.rows) | _rates(seed)
     report.rows += curve
     return report

@@ -3,6 +3,7 @@
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,16 @@ class Sanitizer:
     def build(
         self, program: Path, sources: list[Path], *options: str
     ) -> subprocess.CompletedProcess[str]:
-        objects = []
-        for source in sources:
-            objects.append(self.folder / f"{source.stem}.o")
-            if not objects[-1].exists():
-                flags = ["-std=c++17", "-O1", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-                where = [f"-I{PLUGIN / 'src'}", "-c", str(source), "-o", str(objects[-1])]
-                compiled = self._call(*flags, *where)
+        objects = [self.folder / f"{source.stem}.o" for source in sources]
+
+        def compile_one(pair: tuple[Path, Path]) -> subprocess.CompletedProcess[str]:
+            source, target = pair
+            flags = ["-std=c++17", "-O1", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+            return self._call(*flags, f"-I{PLUGIN / 'src'}", "-c", str(source), "-o", str(target))
+
+        pairs = [pair for pair in zip(sources, objects, strict=True) if not pair[1].exists()]
+        with ThreadPoolExecutor(2) as pool:
+            for compiled in pool.map(compile_one, pairs):
                 if compiled.returncode != 0:
                     return compiled
         return self._call(*options, *map(str, objects), "-o", str(program), "-ldl")
